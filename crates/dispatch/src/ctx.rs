@@ -23,8 +23,7 @@ pub enum CancelReason {
 }
 
 impl CancelReason {
-    const ALL: [CancelReason; 4] =
-        [Self::Requested, Self::Drain, Self::TimedOut, Self::LeaseLost];
+    const ALL: [CancelReason; 4] = [Self::Requested, Self::Drain, Self::TimedOut, Self::LeaseLost];
 }
 
 /// How far an attempt has come.
@@ -245,8 +244,7 @@ impl Ctx {
     #[must_use]
     pub fn take_signs(&self) -> (Option<Progress>, Vec<LogLine>) {
         let mut signs = self.0.signs.lock();
-        let progress =
-            if signs.progress_changed { signs.progress.clone() } else { None };
+        let progress = if signs.progress_changed { signs.progress.clone() } else { None };
         signs.progress_changed = false;
         (progress, std::mem::take(&mut signs.lines))
     }

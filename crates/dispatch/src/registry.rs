@@ -70,8 +70,7 @@ impl Entry {
 
 fn decode<T: DeserializeOwned>(args: &str) -> Result<T, TaskError> {
     serde_json::from_str(args).map_err(|error| {
-        TaskError::permanent(format!("the arguments don't fit the task: {error}"))
-            .code("task.args")
+        TaskError::permanent(format!("the arguments don't fit the task: {error}")).code("task.args")
     })
 }
 

@@ -233,8 +233,7 @@ fn claim(now: Time, job: &Job, node: NodeId) -> Applied {
     if is_expired(now, &job.rules) {
         return Err(Refusal::Expired);
     }
-    let life =
-        Life { attempts: job.life.attempts + 1, fence: job.life.fence.next(), ..job.life };
+    let life = Life { attempts: job.life.attempts + 1, fence: job.life.fence.next(), ..job.life };
     moved(job, State::Running { node }, life, vec![Effect::Event(EventKind::JobClaimed)])
 }
 
@@ -293,8 +292,7 @@ fn retry_after(
 
 fn owner_lost(job: &Job) -> Applied {
     let State::Running { .. } = job.state else { return wrong_state(job) };
-    let life =
-        Life { attempts: job.life.attempts - 1, crashes: job.life.crashes + 1, ..job.life };
+    let life = Life { attempts: job.life.attempts - 1, crashes: job.life.crashes + 1, ..job.life };
     let mut effects = vec![Effect::AttemptEnded(None), Effect::Event(EventKind::JobLost)];
     if job.life.cancel_requested {
         return ended(job, State::Cancelled, life, effects);

@@ -1,0 +1,324 @@
+//! The writing side of the file: one connection, its caches, and the transaction under way.
+//!
+//! # Invariants
+//! - Only the owner of the engine writes through this connection.
+//! - The caches mirror the file as of the transaction under way: they are read anew when another
+//!   process has committed, and after a rollback.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use taskloom_model::{EventKind, Fence, JobId, Rules, StateName, Time};
+
+use super::codec::{PackedEvent, pack, state_code};
+use super::rows::{Extra, Policy};
+use crate::StoreError;
+
+pub(super) type Result<T> = std::result::Result<T, StoreError>;
+
+/// A queue and a task.
+#[derive(Debug, Clone)]
+pub(super) struct Lane {
+    pub(super) queue: Arc<str>,
+    pub(super) task: Arc<str>,
+}
+
+/// What is known of a job that this process has claimed, so that finishing it reads nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Leased {
+    pub(super) created: Time,
+    pub(super) lane: i64,
+    pub(super) rank: i64,
+    pub(super) rules: Rules,
+    pub(super) unique: Option<String>,
+}
+
+/// What a committed transaction has to tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    /// Jobs became ready.
+    pub(super) ready: bool,
+    /// Jobs moved.
+    pub(super) changed: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) conn: Connection,
+    pub(super) salt: u32,
+    pub(super) payload_max: usize,
+    pub(super) now: Time,
+    /// By id; SQLite gives ids from 1 upwards.
+    pub(super) lanes: Vec<Lane>,
+    lane_ids: HashMap<Arc<str>, HashMap<Arc<str>, i64>>,
+    pub(super) policies: HashMap<i64, Policy>,
+    /// By id, newest first, at most [`POLICIES_RECENT`]: what submitters use again and again.
+    policies_recent: VecDeque<(Policy, i64)>,
+    pub(super) leased: HashMap<u64, Leased>,
+    pub(super) counts: HashMap<(i64, i64), i64>,
+    touched: HashSet<(i64, i64)>,
+    pub(super) next_job: u64,
+    next_job_stored: u64,
+    next_event: u64,
+    event_body: Vec<u8>,
+    n_events: u64,
+    pub(super) told: Told,
+    /// The version that the caches mirror.
+    data_version: i64,
+    /// The version that was last told of.
+    looked_at: i64,
+}
+
+const POLICIES_RECENT: usize = 16;
+
+impl Engine {
+    pub(super) fn new(conn: Connection, payload_max: usize) -> Result<Engine> {
+        conn.set_prepared_statement_cache_capacity(128);
+        let mut engine = Engine {
+            conn,
+            salt: 0,
+            payload_max,
+            now: Time::default(),
+            lanes: Vec::new(),
+            lane_ids: HashMap::new(),
+            policies: HashMap::new(),
+            policies_recent: VecDeque::new(),
+            leased: HashMap::new(),
+            counts: HashMap::new(),
+            touched: HashSet::new(),
+            next_job: 1,
+            next_job_stored: 1,
+            next_event: 1,
+            event_body: Vec::new(),
+            n_events: 0,
+            told: Told::default(),
+            data_version: -1,
+            looked_at: -1,
+        };
+        engine.conn.execute_batch("BEGIN")?;
+        engine.reload()?;
+        engine.conn.execute_batch("COMMIT")?;
+        Ok(engine)
+    }
+
+    /// Starts a transaction at `now`.
+    pub(super) fn begin(&mut self, now: Time) -> Result<()> {
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.now = now;
+        if self.foreign_commit()? {
+            self.reload()?;
+            // What the other process did may be what somebody here waits for.
+            self.told = Told { ready: true, changed: true };
+        }
+        Ok(())
+    }
+
+    fn read_data_version(&self) -> Result<i64> {
+        let mut read = self.conn.prepare_cached("PRAGMA data_version")?;
+        Ok(read.query_row([], |row| row.get(0))?)
+    }
+
+    /// Whether another connection has committed since the last transaction.
+    fn foreign_commit(&mut self) -> Result<bool> {
+        let version = self.read_data_version()?;
+        let is_new = version != self.data_version;
+        self.data_version = version;
+        self.looked_at = version;
+        Ok(is_new)
+    }
+
+    /// The same since the last look, outside a transaction; the next one still reads anew.
+    pub(super) fn peek_foreign_commit(&mut self) -> Result<bool> {
+        let version = self.read_data_version()?;
+        let is_new = version != self.looked_at;
+        self.looked_at = version;
+        Ok(is_new)
+    }
+
+    /// Makes the transaction durable and returns what there is to tell.
+    pub(super) fn commit(&mut self) -> Result<Told> {
+        self.flush()?;
+        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        Ok(std::mem::take(&mut self.told))
+    }
+
+    /// Forgets the transaction.
+    pub(super) fn rollback(&mut self) {
+        self.told = Told::default();
+        self.touched.clear();
+        self.event_body.clear();
+        self.n_events = 0;
+        self.leased.clear();
+        if !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK").ok();
+        }
+        // The next transaction reads everything anew.
+        self.data_version = -1;
+    }
+
+    /// Writes what a transaction gathers: counts, events, the next key.
+    fn flush(&mut self) -> Result<()> {
+        if !self.touched.is_empty() {
+            let mut put = self.conn.prepare_cached(
+                "INSERT OR REPLACE INTO counts (lane, state, n) VALUES (?1, ?2, ?3)",
+            )?;
+            for (lane, state) in self.touched.drain() {
+                let n = self.counts.get(&(lane, state)).copied().unwrap_or(0);
+                put.execute(params![lane, state, n])?;
+            }
+        }
+        if 0 < self.n_events {
+            let mut put = self
+                .conn
+                .prepare_cached("INSERT INTO events (first, at, body) VALUES (?1, ?2, ?3)")?;
+            put.execute(params![self.next_event, self.now.as_millis(), self.event_body])?;
+            self.next_event += self.n_events;
+            self.event_body.clear();
+            self.n_events = 0;
+            self.put_meta("next_event", self.next_event)?;
+        }
+        if self.next_job != self.next_job_stored {
+            self.put_meta("next_job", self.next_job)?;
+            self.next_job_stored = self.next_job;
+        }
+        Ok(())
+    }
+
+    fn put_meta(&self, name: &str, value: u64) -> Result<()> {
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
+            .execute(params![name, value])?;
+        Ok(())
+    }
+
+    fn meta(&self, name: &str) -> Result<u64> {
+        let mut get = self.conn.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
+        Ok(get.query_row([name], |row| row.get(0)).optional()?.unwrap_or(1))
+    }
+
+    fn reload(&mut self) -> Result<()> {
+        self.salt = u32::try_from(self.meta("salt")?).unwrap_or(0);
+        self.next_job = self.meta("next_job")?;
+        self.next_job_stored = self.next_job;
+        self.next_event = self.meta("next_event")?;
+        self.lanes.clear();
+        self.lane_ids.clear();
+        self.counts.clear();
+        self.touched.clear();
+        let mut lanes = self.conn.prepare_cached("SELECT queue, task FROM lanes ORDER BY id")?;
+        let mut rows = lanes.query([])?;
+        while let Some(row) = rows.next()? {
+            let (queue, task): (Arc<str>, Arc<str>) = (row.get(0)?, row.get(1)?);
+            self.lanes.push(Lane { queue: Arc::clone(&queue), task: Arc::clone(&task) });
+            let id = i64::try_from(self.lanes.len()).unwrap_or(i64::MAX);
+            self.lane_ids.entry(queue).or_default().insert(task, id);
+        }
+        let mut counts = self.conn.prepare_cached("SELECT lane, state, n FROM counts")?;
+        let mut rows = counts.query([])?;
+        while let Some(row) = rows.next()? {
+            self.counts.insert((row.get(0)?, row.get(1)?), row.get(2)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn job_id(&self, key: u64, created: Time) -> JobId {
+        JobId::compose(created, self.salt, key)
+    }
+
+    /// The lane of a queue and a task, made when it is new.
+    pub(super) fn lane_id(&mut self, queue: &Arc<str>, task: &Arc<str>) -> Result<i64> {
+        if let Some(&id) = self.lane_ids.get(queue).and_then(|tasks| tasks.get(task)) {
+            return Ok(id);
+        }
+        let id = i64::try_from(self.lanes.len() + 1).unwrap_or(i64::MAX);
+        self.conn
+            .prepare_cached("INSERT INTO lanes (id, queue, task) VALUES (?1, ?2, ?3)")?
+            .execute(params![id, queue, task])?;
+        self.lanes.push(Lane { queue: Arc::clone(queue), task: Arc::clone(task) });
+        self.lane_ids.entry(Arc::clone(queue)).or_default().insert(Arc::clone(task), id);
+        Ok(id)
+    }
+
+    pub(super) fn lane(&self, id: i64) -> Result<&Lane> {
+        usize::try_from(id - 1)
+            .ok()
+            .and_then(|place| self.lanes.get(place))
+            .ok_or_else(|| StoreError::Corrupt { why: format!("no lane {id}") })
+    }
+
+    /// The id of a policy, made when it is new.
+    pub(super) fn policy_id(&mut self, policy: &Policy) -> Result<i64> {
+        if let Some((_, id)) = self.policies_recent.iter().find(|(it, _)| it == policy) {
+            return Ok(*id);
+        }
+        let body = policy.to_json();
+        let mut find = self.conn.prepare_cached("SELECT id FROM policies WHERE body = ?1")?;
+        let found: Option<i64> = find.query_row([&body], |row| row.get(0)).optional()?;
+        let id = if let Some(id) = found {
+            id
+        } else {
+            self.conn
+                .prepare_cached("INSERT INTO policies (body) VALUES (?1)")?
+                .execute([&body])?;
+            self.conn.last_insert_rowid()
+        };
+        drop(find);
+        self.policies_recent.truncate(POLICIES_RECENT - 1);
+        self.policies_recent.push_front((*policy, id));
+        Ok(id)
+    }
+
+    pub(super) fn policy(&mut self, id: i64) -> Result<Policy> {
+        if let Some(&policy) = self.policies.get(&id) {
+            return Ok(policy);
+        }
+        let policy = super::rows::read_policy(&self.conn, id)?;
+        // A bound: retry policies computed for each job must not fill the memory.
+        if 1_000 < self.policies.len() {
+            self.policies.clear();
+        }
+        self.policies.insert(id, policy);
+        Ok(policy)
+    }
+
+    pub(super) fn rules(policy: Policy, extra: &Extra) -> Rules {
+        Rules {
+            retry: policy.retry,
+            on_dependency_failure: policy.on_dependency_failure,
+            run_at: extra.run_at,
+            deadline: extra.deadline,
+        }
+    }
+
+    pub(super) fn count(&mut self, lane: i64, state: StateName, difference: i64) {
+        let place = (lane, state_code(state));
+        *self.counts.entry(place).or_insert(0) += difference;
+        self.touched.insert(place);
+    }
+
+    /// How many jobs are in `state`, over all lanes.
+    pub(super) fn n_in(&self, state: StateName) -> i64 {
+        let code = state_code(state);
+        self.counts.iter().filter(|((_, it), _)| *it == code).map(|(_, n)| n).sum()
+    }
+
+    pub(super) fn event(&mut self, kind: EventKind, place: (u64, Time, i64), attempt: u32) {
+        let (job, created, lane) = place;
+        let event = PackedEvent {
+            kind,
+            job,
+            created: u64::try_from(created.as_millis()).unwrap_or(0),
+            lane: u64::try_from(lane).unwrap_or(0),
+            attempt: u64::from(attempt),
+        };
+        pack(event, &mut self.event_body);
+        self.n_events += 1;
+        self.told.changed = true;
+    }
+
+    /// The fence of a lease, for `(job, fence)` pairs given by callers.
+    pub(super) fn fence_number(fence: Fence) -> i64 {
+        i64::try_from(fence.0).unwrap_or(i64::MAX)
+    }
+}

@@ -1,0 +1,251 @@
+//! The writer thread: one connection, and group commit.
+//!
+//! Calls that arrive while a commit is under way wait in the channel and ride the next one
+//! together; nobody is delayed on purpose. A call that is refused leaves nothing behind and does
+//! not trouble the others; an error of the database takes the whole transaction back.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use super::engine::{Engine, Result, Told};
+use crate::{Clock, Notices, StoreError};
+
+/// How many calls may wait for the writer; more callers wait for room.
+const CALLS_MAX: usize = 8_192;
+/// How many calls one commit takes at most, so that the first of them does not wait for ever.
+const COMMIT_CALLS_MAX: usize = 4_096;
+/// How long one commit gathers calls at most.
+const COMMIT_TIME_MAX: Duration = Duration::from_millis(50);
+/// How often an idle writer looks whether another process has committed: soon after something
+/// happened, and when nothing has for [`QUIET_AFTER`].
+const LOOK_BUSY: Duration = Duration::from_millis(2);
+const LOOK_QUIET: Duration = Duration::from_millis(10);
+const QUIET_AFTER: Duration = Duration::from_secs(1);
+
+/// Tells the caller how the commit went.
+type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+/// Does the work inside the transaction.
+type Work = Box<dyn FnOnce(&mut Engine) -> (Reply, Result<()>) + Send>;
+
+struct Call {
+    work: Work,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Where calls go in.
+#[derive(Debug)]
+pub(super) struct Writer {
+    way: Way,
+    tells: Arc<Tells>,
+}
+
+enum Way {
+    Thread {
+        calls: Mutex<Option<SyncSender<Call>>>,
+        room: Arc<Semaphore>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    },
+    /// In memory: the caller does the work itself, so that a paused clock stays paused.
+    Inline { engine: Box<Mutex<Engine>>, clock: Arc<dyn Clock> },
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Way::Thread { .. } => "Thread",
+            Way::Inline { .. } => "Inline",
+        })
+    }
+}
+
+/// What the writer tells the rest of the process, after the commit.
+#[derive(Debug)]
+pub(super) struct Tells {
+    ready: watch::Sender<u64>,
+    changed: watch::Sender<u64>,
+    pub(super) n_commits: AtomicU64,
+}
+
+impl Tells {
+    fn new() -> Arc<Tells> {
+        let (ready, changed) = (watch::Sender::new(0), watch::Sender::new(0));
+        Arc::new(Tells { ready, changed, n_commits: AtomicU64::new(0) })
+    }
+
+    fn tell(&self, told: Told) {
+        if told.ready {
+            self.ready.send_modify(|version| *version += 1);
+        }
+        if told.ready || told.changed {
+            self.changed.send_modify(|version| *version += 1);
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn inline(engine: Engine, clock: Arc<dyn Clock>) -> Writer {
+        Writer {
+            way: Way::Inline { engine: Box::new(Mutex::new(engine)), clock },
+            tells: Tells::new(),
+        }
+    }
+
+    pub(super) fn thread(engine: Engine, clock: Arc<dyn Clock>, path: PathBuf) -> Result<Writer> {
+        let tells = Tells::new();
+        let (calls, inbox) = sync_channel(CALLS_MAX);
+        let to_tell = Arc::clone(&tells);
+        let thread = std::thread::Builder::new()
+            .name("taskloom-writer".into())
+            .spawn(move || Loop { engine, clock, tells: to_tell, inbox }.run())
+            .map_err(|error| StoreError::CantOpen { path, why: error.to_string() })?;
+        let calls = Mutex::new(Some(calls));
+        let room = Arc::new(Semaphore::new(CALLS_MAX));
+        Ok(Writer { way: Way::Thread { calls, room, thread: Some(thread) }, tells })
+    }
+
+    pub(super) fn tells(&self) -> &Tells {
+        &self.tells
+    }
+
+    pub(super) fn notices(&self) -> Notices {
+        Notices { ready: self.tells.ready.subscribe(), changed: self.tells.changed.subscribe() }
+    }
+
+    /// Has `work` done inside a transaction, and returns once it is durable.
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        let work: Work = Box::new(move |engine| {
+            let answer = work(engine);
+            let seen = answer.as_ref().map(|_| ()).map_err(Clone::clone);
+            let reply: Reply = Box::new(move |committed| {
+                // The caller may have gone away; what it asked for stands all the same.
+                sender.send(committed.and(answer)).ok();
+            });
+            (reply, seen)
+        });
+        match &self.way {
+            Way::Inline { engine, clock } => {
+                let mut engine = engine.lock();
+                transact(&mut engine, clock.as_ref(), &self.tells, &mut VecDeque::from([work]));
+            }
+            Way::Thread { calls, room, .. } => {
+                let permit = Arc::clone(room).acquire_owned().await.ok();
+                let sender = calls.lock().clone().ok_or(StoreError::Closed)?;
+                sender.try_send(Call { work, _permit: permit }).map_err(|_| StoreError::Closed)?;
+            }
+        }
+        receiver.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Runs a read on the writer's own connection: only in memory, where there is no other.
+    pub(super) fn read_inline<T>(
+        &self,
+        read: impl FnOnce(&rusqlite::Connection) -> Result<T>,
+    ) -> Option<Result<T>> {
+        match &self.way {
+            Way::Inline { engine, .. } => Some(read(&engine.lock().conn)),
+            Way::Thread { .. } => None,
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Way::Thread { calls, thread, .. } = &mut self.way {
+            calls.lock().take();
+            if let Some(thread) = thread.take() {
+                thread.join().ok();
+            }
+        }
+    }
+}
+
+struct Loop {
+    engine: Engine,
+    clock: Arc<dyn Clock>,
+    tells: Arc<Tells>,
+    inbox: Receiver<Call>,
+}
+
+impl Loop {
+    fn run(mut self) {
+        let mut works = VecDeque::new();
+        let mut busy_at = Instant::now();
+        loop {
+            let look = if busy_at.elapsed() < QUIET_AFTER { LOOK_BUSY } else { LOOK_QUIET };
+            match self.inbox.recv_timeout(look) {
+                Ok(call) => works.push_back(call.work),
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.look() {
+                        busy_at = Instant::now();
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            while works.len() < COMMIT_CALLS_MAX {
+                let Ok(call) = self.inbox.try_recv() else { break };
+                works.push_back(call.work);
+            }
+            while !works.is_empty() {
+                transact(&mut self.engine, self.clock.as_ref(), &self.tells, &mut works);
+            }
+            busy_at = Instant::now();
+        }
+        self.engine.conn.execute_batch("PRAGMA optimize").ok();
+    }
+
+    /// Looks whether another process has committed, and tells so.
+    fn look(&mut self) -> bool {
+        // The engine compares with the version it saw last, so it must not be told here.
+        let is_new = self.engine.peek_foreign_commit().unwrap_or(false);
+        if is_new {
+            self.tells.tell(Told { ready: true, changed: true });
+        }
+        is_new
+    }
+}
+
+/// Does the works in one transaction and answers each. Takes as many as fit the time of a commit.
+fn transact(engine: &mut Engine, clock: &dyn Clock, tells: &Tells, works: &mut VecDeque<Work>) {
+    let began = Instant::now();
+    let mut replies = Vec::with_capacity(works.len());
+    let mut failed = engine.begin(clock.now()).err();
+    while let Some(work) = works.pop_front() {
+        let (reply, seen) = work(engine);
+        replies.push(reply);
+        if failed.is_none() {
+            failed = seen.err().filter(StoreError::is_fatal);
+        }
+        if COMMIT_TIME_MAX < began.elapsed() {
+            break;
+        }
+    }
+    let committed = match failed {
+        None => engine.commit(),
+        Some(error) => Err(error),
+    };
+    if let Err(error) = &committed {
+        engine.rollback();
+        tracing::warn!(%error, code = error.code(), "a commit failed; its calls are refused");
+    } else {
+        tells.n_commits.fetch_add(1, Ordering::Relaxed);
+    }
+    let answer = committed.as_ref().map(|_| ()).map_err(Clone::clone);
+    for reply in replies {
+        reply(answer.clone());
+    }
+    if let Ok(told) = committed {
+        tells.tell(told);
+    }
+}
