@@ -1,11 +1,12 @@
 //! What an attempt knows of itself: its job, its deadline, its cancellation, its progress, its log.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use taskloom_model::{JobId, Time};
+use taskloom_store::Clock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -88,14 +89,14 @@ struct Inner {
     queue: Arc<str>,
     attempt: u32,
     max_attempts: u32,
-    idempotency_key: String,
+    idempotency_key: OnceLock<String>,
     deadline: Option<Instant>,
     cancel: CancellationToken,
     /// Why `cancel` fired, as 1 + the place in [`CancelReason::ALL`]; written once before it fires.
     reason: AtomicU8,
     /// Written by the attempt, taken by the heartbeat.
     signs: Mutex<Signs>,
-    now: fn() -> Time,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 #[derive(Debug, Default)]
@@ -152,7 +153,7 @@ impl Ctx {
     /// other systems, so that they recognise a second attempt.
     #[must_use]
     pub fn idempotency_key(&self) -> &str {
-        &self.0.idempotency_key
+        self.0.idempotency_key.get_or_init(|| self.0.job.to_string())
     }
 
     /// When this attempt is stopped; `None`: never.
@@ -236,7 +237,7 @@ impl Ctx {
         } else {
             cut(text.into(), Self::LOG_LINE_MAX)
         };
-        let at = (self.0.now)();
+        let at = self.0.clock.as_ref().map(|it| it.now()).unwrap_or_default();
         signs.lines.push(LogLine { at, level, text });
     }
 
@@ -272,12 +273,12 @@ impl CtxBuilder {
             queue: Arc::from("default"),
             attempt: 1,
             max_attempts: 1,
-            idempotency_key: job.to_string(),
+            idempotency_key: OnceLock::new(),
             deadline: None,
             cancel: CancellationToken::new(),
             reason: AtomicU8::new(0),
             signs: Mutex::default(),
-            now: Time::default,
+            clock: None,
         })
     }
 
@@ -305,8 +306,8 @@ impl CtxBuilder {
 
     /// The clock for its log lines.
     #[must_use]
-    pub fn clock(mut self, now: fn() -> Time) -> Self {
-        self.0.now = now;
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.0.clock = Some(clock);
         self
     }
 

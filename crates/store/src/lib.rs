@@ -112,6 +112,8 @@ pub const PROMOTE_MAX: usize = 5_000;
 pub struct Notices {
     /// Jobs may have become ready.
     pub ready: watch::Receiver<u64>,
+    /// Jobs may have become due earlier than was known.
+    pub due: watch::Receiver<u64>,
     /// Jobs may have moved, or been asked to end.
     pub changed: watch::Receiver<u64>,
 }

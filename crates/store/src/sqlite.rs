@@ -83,7 +83,7 @@ impl SqliteStore {
         options: SqliteOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<SqliteStore, StoreError> {
-        let engine = open::engine_in_memory(&options, clock.now())?;
+        let engine = open::engine_in_memory(clock.now())?;
         Ok(SqliteStore {
             writer: Writer::inline(engine, clock),
             path: None,

@@ -41,6 +41,13 @@ struct LaneReader {
 impl Engine {
     pub(super) fn claim(&mut self, node: NodeId, demands: &[Demand]) -> Result<Vec<Claimed>> {
         let mut claimed = Vec::new();
+        // A lease of a node that was taken for dead would have no owner.
+        let mut known = self.conn.prepare_cached("SELECT 1 FROM nodes WHERE id = ?1")?;
+        let is_known = known.exists([node.0])?;
+        drop(known);
+        if !is_known {
+            return Ok(claimed);
+        }
         for (place, demand) in demands.iter().enumerate() {
             if 0 < demand.n {
                 self.claim_one((node, place), demand, &mut claimed)?;

@@ -39,6 +39,8 @@ pub(super) struct Leased {
 pub(super) struct Told {
     /// Jobs became ready.
     pub(super) ready: bool,
+    /// A job waits for a time.
+    pub(super) due: bool,
     /// Jobs moved.
     pub(super) changed: bool,
 }
@@ -47,7 +49,6 @@ pub(super) struct Told {
 pub(super) struct Engine {
     pub(super) conn: Connection,
     pub(super) salt: u32,
-    pub(super) payload_max: usize,
     pub(super) now: Time,
     /// By id; SQLite gives ids from 1 upwards.
     pub(super) lanes: Vec<Lane>,
@@ -73,12 +74,11 @@ pub(super) struct Engine {
 const POLICIES_RECENT: usize = 16;
 
 impl Engine {
-    pub(super) fn new(conn: Connection, payload_max: usize) -> Result<Engine> {
+    pub(super) fn new(conn: Connection) -> Result<Engine> {
         conn.set_prepared_statement_cache_capacity(128);
         let mut engine = Engine {
             conn,
             salt: 0,
-            payload_max,
             now: Time::default(),
             lanes: Vec::new(),
             lane_ids: HashMap::new(),
@@ -109,7 +109,7 @@ impl Engine {
         if self.foreign_commit()? {
             self.reload()?;
             // What the other process did may be what somebody here waits for.
-            self.told = Told { ready: true, changed: true };
+            self.told = Told { ready: true, due: true, changed: true };
         }
         Ok(())
     }

@@ -57,12 +57,12 @@ pub(super) fn engine(path: &Path, options: &SqliteOptions, now: Time) -> Result<
     }
     let conn = Connection::open(path).map_err(|error| cant_open(path, &error.to_string()))?;
     set_up(&conn, options)?;
-    migrate(conn, path, options, now)
+    migrate(conn, path, now)
 }
 
-pub(super) fn engine_in_memory(options: &SqliteOptions, now: Time) -> Result<Engine> {
+pub(super) fn engine_in_memory(now: Time) -> Result<Engine> {
     let conn = Connection::open_in_memory()?;
-    migrate(conn, Path::new(":memory:"), options, now)
+    migrate(conn, Path::new(":memory:"), now)
 }
 
 fn cant_open(path: &Path, why: &str) -> StoreError {
@@ -84,12 +84,7 @@ fn set_up(conn: &Connection, options: &SqliteOptions) -> Result<()> {
     Ok(())
 }
 
-fn migrate(
-    mut conn: Connection,
-    path: &Path,
-    options: &SqliteOptions,
-    now: Time,
-) -> Result<Engine> {
+fn migrate(mut conn: Connection, path: &Path, now: Time) -> Result<Engine> {
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let number = |name: &str| tx.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -118,7 +113,7 @@ fn migrate(
         )?;
     }
     tx.commit()?;
-    Engine::new(conn, options.payload_max)
+    Engine::new(conn)
 }
 
 /// Opens a connection that only reads.

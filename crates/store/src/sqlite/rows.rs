@@ -242,7 +242,7 @@ impl Engine {
                     fence
                 ])?;
                 // A node may have to wake earlier than it meant to.
-                self.told.ready = true;
+                self.told.due = true;
             }
             State::Blocked { n_unfinished } => {
                 let sql = "INSERT INTO blocked (job, n_unfinished, attempts, crashes, snoozes, fence) VALUES (?1,?2,?3,?4,?5,?6)";

@@ -67,7 +67,7 @@ impl Engine {
             let sql = "INSERT INTO deadlines (at, job) VALUES (?1, ?2)";
             self.conn.prepare_cached(sql)?.execute(params![deadline.as_millis(), key])?;
             // A node may have to wake earlier than it meant to.
-            self.told.ready = true;
+            self.told.due = true;
         }
         self.submitted((key, created, lane));
         if new.after.is_empty() {

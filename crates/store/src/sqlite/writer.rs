@@ -69,19 +69,27 @@ impl std::fmt::Debug for Way {
 #[derive(Debug)]
 pub(super) struct Tells {
     ready: watch::Sender<u64>,
+    due: watch::Sender<u64>,
     changed: watch::Sender<u64>,
     pub(super) n_commits: AtomicU64,
 }
 
 impl Tells {
     fn new() -> Arc<Tells> {
-        let (ready, changed) = (watch::Sender::new(0), watch::Sender::new(0));
-        Arc::new(Tells { ready, changed, n_commits: AtomicU64::new(0) })
+        Arc::new(Tells {
+            ready: watch::Sender::new(0),
+            due: watch::Sender::new(0),
+            changed: watch::Sender::new(0),
+            n_commits: AtomicU64::new(0),
+        })
     }
 
     fn tell(&self, told: Told) {
         if told.ready {
             self.ready.send_modify(|version| *version += 1);
+        }
+        if told.due {
+            self.due.send_modify(|version| *version += 1);
         }
         if told.ready || told.changed {
             self.changed.send_modify(|version| *version += 1);
@@ -115,7 +123,11 @@ impl Writer {
     }
 
     pub(super) fn notices(&self) -> Notices {
-        Notices { ready: self.tells.ready.subscribe(), changed: self.tells.changed.subscribe() }
+        Notices {
+            ready: self.tells.ready.subscribe(),
+            due: self.tells.due.subscribe(),
+            changed: self.tells.changed.subscribe(),
+        }
     }
 
     /// Has `work` done inside a transaction, and returns once it is durable.
@@ -210,7 +222,7 @@ impl Loop {
         // The engine compares with the version it saw last, so it must not be told here.
         let is_new = self.engine.peek_foreign_commit().unwrap_or(false);
         if is_new {
-            self.tells.tell(Told { ready: true, changed: true });
+            self.tells.tell(Told { ready: true, due: true, changed: true });
         }
         is_new
     }

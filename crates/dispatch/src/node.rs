@@ -1,0 +1,194 @@
+//! A node: one running copy of the program, with everything in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskloom_flow::{Offload, TaskGroup};
+use taskloom_store::{Clock, NewNode, Store, StoreError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::board::Board;
+use crate::dispatcher::{Dispatcher, Mode, Parts};
+use crate::heartbeat::{BEAT_EVERY, Heart, HeartThread};
+use crate::pool::Pool;
+use crate::upkeep::{promote_loop, prune_loop, rescue, rescue_loop};
+use crate::{PoolConfig, Registry, Runner};
+
+/// How long ended jobs and events are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Succeeded and cancelled jobs.
+    pub succeeded: Duration,
+    /// Failed jobs.
+    pub failed: Duration,
+    /// The log of events.
+    pub events: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for Retention {
+    /// Succeeded jobs for 7 days, failed ones for 30, events for one.
+    fn default() -> Self {
+        Retention { succeeded: 7 * DAY, failed: 30 * DAY, events: DAY }
+    }
+}
+
+/// How a node works.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Its name, for people.
+    pub name: String,
+    /// Async slots: each queue should be in at most one of them.
+    pub pools: Vec<PoolConfig>,
+    /// Slots for blocking tasks, each a thread of its own.
+    pub blocking: Vec<PoolConfig>,
+    /// How long a body has between the wish to cancel it and its drop.
+    pub grace: Duration,
+    /// How long ended jobs are kept.
+    pub retention: Retention,
+    /// Beat from a thread of its own; off only where the clock is paused.
+    pub heartbeat_thread: bool,
+}
+
+/// One running copy of the program. Dropping it without [`Node::drain`] aborts its attempts; their
+/// jobs are rescued by the next node.
+#[derive(Debug)]
+pub struct Node {
+    store: Arc<dyn Store>,
+    board: Arc<Board>,
+    mode: watch::Sender<Mode>,
+    dispatcher: TaskGroup,
+    upkeep: TaskGroup,
+    heart: Option<HeartThread>,
+}
+
+impl Node {
+    /// Registers a node, rescues what dead ones have left, and begins to work.
+    ///
+    /// # Errors
+    /// What the store says.
+    ///
+    /// # Cancel safety
+    /// A dropped start may leave a registered node behind, which is rescued as a dead one.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        registry: Registry,
+        config: NodeConfig,
+    ) -> Result<Node, StoreError> {
+        let new_node = NewNode { name: config.name.clone(), pid: std::process::id() };
+        let id = store.register(new_node.clone()).await?;
+        let board = Arc::new(Board::new(id));
+        rescue(&*store, &board).await;
+        let (mode, mode_out) = watch::channel(Mode::Work);
+        let dispatcher = Dispatcher::new(Parts {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            pools: pools(&config, &registry),
+            registry: Arc::new(registry),
+            board: Arc::clone(&board),
+            offload: offload(&config),
+            mode: mode_out,
+            grace: config.grace,
+        });
+        let mut group = TaskGroup::new();
+        group.spawn("dispatcher", dispatcher.run());
+        let heart = Heart { store: Arc::clone(&store), board: Arc::clone(&board), node: new_node };
+        let mut upkeep = TaskGroup::new();
+        let stop = upkeep.stop_token();
+        upkeep.spawn("promote", promote_loop(Arc::clone(&store), Arc::clone(&clock), stop.clone()));
+        upkeep.spawn("rescue", rescue_loop(Arc::clone(&store), Arc::clone(&board), stop.clone()));
+        let retention = config.retention;
+        upkeep.spawn("prune", prune_loop(Arc::clone(&store), clock, retention, stop.clone()));
+        let heart = if config.heartbeat_thread {
+            let started = HeartThread::start(heart);
+            Some(started.map_err(|error| StoreError::Database(error.to_string()))?)
+        } else {
+            upkeep.spawn("heartbeat", beat_routine(heart, stop));
+            None
+        };
+        Ok(Node { store, board, mode, dispatcher: group, upkeep, heart })
+    }
+
+    /// The id of this node.
+    #[must_use]
+    pub fn id(&self) -> taskloom_model::NodeId {
+        self.board.node()
+    }
+
+    /// How many attempts are under way.
+    #[must_use]
+    pub fn n_running(&self) -> usize {
+        self.board.ids().len()
+    }
+
+    /// Asks an attempt of this node to end, faster than its next heartbeat would.
+    pub fn cancel(&self, id: taskloom_model::JobId) {
+        self.board.cancel_job(id);
+    }
+
+    /// Claims nothing more, lets what runs go on for `deadline`, then asks it to end and gives it
+    /// back. Returns once the store knows, and the node is gone from it.
+    ///
+    /// # Errors
+    /// What the store says when the node leaves.
+    ///
+    /// # Cancel safety
+    /// A dropped drain aborts what runs; the jobs are rescued as those of a dead node.
+    pub async fn drain(mut self, deadline: Duration) -> Result<(), StoreError> {
+        self.mode.send(Mode::Drain(Instant::now() + deadline)).ok();
+        while self.dispatcher.join_next().await.is_some() {}
+        drop(self.heart.take());
+        self.upkeep.drain(Duration::from_secs(5)).await;
+        self.store.retire(self.board.node()).await
+    }
+
+    /// What shortens a drain that is under way.
+    #[must_use]
+    pub fn hurry(&self) -> Hurry {
+        Hurry(self.mode.clone())
+    }
+}
+
+/// Ends a drain before its deadline.
+#[derive(Debug, Clone)]
+pub struct Hurry(watch::Sender<Mode>);
+
+impl Hurry {
+    /// Asks everything that runs to end now.
+    pub fn now(&self) {
+        self.0.send(Mode::Drain(Instant::now())).ok();
+    }
+}
+
+fn pools(config: &NodeConfig, registry: &Registry) -> Vec<Pool> {
+    let names = |is_blocking: bool| -> Arc<[Arc<str>]> {
+        registry
+            .iter()
+            .filter(|it| matches!(it.runner, Runner::Blocking(_)) == is_blocking)
+            .map(|it| Arc::clone(&it.name))
+            .collect()
+    };
+    let (of_async, of_blocking) = (names(false), names(true));
+    let pools = config.pools.iter().map(|it| Pool::new(it, Arc::clone(&of_async)));
+    let blocking = config.blocking.iter().map(|it| Pool::new(it, Arc::clone(&of_blocking)));
+    pools.chain(blocking).collect()
+}
+
+fn offload(config: &NodeConfig) -> Arc<Offload> {
+    let n_threads = config.blocking.iter().map(|it| it.slots).sum::<usize>();
+    Arc::new(Offload::new("taskloom-blocking", n_threads.max(1)))
+}
+
+async fn beat_routine(heart: Heart, stop: tokio_util::sync::CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(BEAT_EVERY) => {}
+        }
+        heart.beat().await;
+    }
+}
