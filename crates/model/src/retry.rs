@@ -98,10 +98,12 @@ impl RetryPolicy {
         let max = self.backoff.delay_max.as_secs_f64();
         let grown = self.backoff.delay_first.as_secs_f64() * self.backoff.factor.powi(exponent);
         let secs = if grown.is_finite() { grown.min(max) } else { max };
-        Some(Duration::from_secs_f64(match self.backoff.jitter {
+        let secs = match self.backoff.jitter {
             Jitter::Full => secs * roll.0.clamp(0.0, 1.0),
             Jitter::None => secs,
-        }))
+        };
+        // The longest durations are no whole floating-point numbers of seconds.
+        Some(Duration::try_from_secs_f64(secs).unwrap_or(self.backoff.delay_max))
     }
 }
 
@@ -183,5 +185,8 @@ mod tests {
     fn a_huge_policy_does_not_overflow() {
         let policy = RetryPolicy { max_attempts: u32::MAX, ..POLICY };
         assert_eq!(policy.delay(5000, Roll(0.5), None), Some(Duration::from_secs(3)));
+        let backoff = Backoff { delay_max: Duration::MAX, ..POLICY.backoff };
+        let policy = RetryPolicy { backoff, ..policy };
+        assert_eq!(policy.delay(5000, Roll(0.5), None), Some(Duration::MAX));
     }
 }

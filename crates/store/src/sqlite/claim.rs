@@ -62,9 +62,28 @@ impl Engine {
         demand: &Demand,
         claimed: &mut Vec<Claimed>,
     ) -> Result<()> {
-        let mut readers = self.readers(demand);
-        let mut taken = Vec::with_capacity(demand.n.min(4096));
-        while taken.len() < demand.n {
+        let mut room = demand.n;
+        loop {
+            let taken = self.take(demand, room)?;
+            let n_before = claimed.len();
+            for &(lane, front) in &taken {
+                self.count(lane, StateName::Ready, -1);
+                claimed.extend(self.lease((node, place), lane, front)?);
+            }
+            let n_claimed = claimed.len() - n_before;
+            room -= n_claimed;
+            // Those past their deadline failed instead; others may take their room.
+            if n_claimed == taken.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the first `n` jobs that fit `demand` out of the ready ones, with their lanes.
+    fn take(&mut self, demand: &Demand, n: usize) -> Result<Vec<(i64, Front)>> {
+        let mut readers = self.readers(demand, n);
+        let mut taken = Vec::with_capacity(n.min(4096));
+        while taken.len() < n {
             let mut first: Option<(i64, u64, usize)> = None;
             for (at, reader) in readers.iter_mut().enumerate() {
                 if let Some(front) = self.peek(reader)? {
@@ -87,25 +106,21 @@ impl Engine {
                     .execute(params![reader.lane, rank, key])?;
             }
         }
-        for (lane, front) in taken {
-            self.count(lane, StateName::Ready, -1);
-            claimed.extend(self.lease((node, place), lane, front)?);
-        }
-        Ok(())
+        Ok(taken)
     }
 
     /// A reader for each lane that the demand fits and that has ready jobs.
-    fn readers(&self, demand: &Demand) -> Vec<LaneReader> {
+    fn readers(&self, demand: &Demand, n: usize) -> Vec<LaneReader> {
         let ready = state_code(StateName::Ready);
         let mut readers = Vec::new();
         for (place, lane) in self.lanes.iter().enumerate() {
             let id = i64::try_from(place + 1).unwrap_or(i64::MAX);
-            let n = self.counts.get(&(id, ready)).copied().unwrap_or(0);
+            let n_ready = self.counts.get(&(id, ready)).copied().unwrap_or(0);
             let fits = demand.queues.has(&lane.queue) && demand.tasks.contains(&lane.task);
-            if 0 < n && fits {
+            if 0 < n_ready && fits {
                 readers.push(LaneReader {
                     lane: id,
-                    chunk: CHUNK.min(demand.n),
+                    chunk: CHUNK.min(n),
                     front: VecDeque::new(),
                     read_to: (-1, 0),
                     at_end: false,
@@ -114,7 +129,7 @@ impl Engine {
             }
         }
         if let [only] = &mut readers[..] {
-            only.chunk = demand.n;
+            only.chunk = n;
         }
         readers
     }

@@ -59,6 +59,8 @@ pub(super) struct Engine {
     pub(super) leased: HashMap<u64, Leased>,
     pub(super) counts: HashMap<(i64, i64), i64>,
     touched: HashSet<(i64, i64)>,
+    /// Jobs that have ended and whose dependents have not heard of it, with whether they succeeded.
+    pub(super) endings: VecDeque<(u64, bool)>,
     pub(super) next_job: u64,
     next_job_stored: u64,
     next_event: u64,
@@ -87,6 +89,7 @@ impl Engine {
             leased: HashMap::new(),
             counts: HashMap::new(),
             touched: HashSet::new(),
+            endings: VecDeque::new(),
             next_job: 1,
             next_job_stored: 1,
             next_event: 1,
@@ -149,7 +152,11 @@ impl Engine {
         self.touched.clear();
         self.event_body.clear();
         self.n_events = 0;
+        self.endings.clear();
         self.leased.clear();
+        // Their rows may be among those taken back.
+        self.policies.clear();
+        self.policies_recent.clear();
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK").ok();
         }

@@ -1,10 +1,9 @@
 //! Moving a job: the model decides, this file keeps what it says.
 
-use std::collections::VecDeque;
-
 use rusqlite::params;
 use taskloom_model::{
-    Command, Effect, EventKind, Fence, Job, JobId, NodeId, Outcome, Refusal, StateName, Time, apply,
+    Command, Effect, EventKind, Fence, Job, JobId, NodeId, Outcome, Refusal, State, StateName,
+    Time, apply,
 };
 
 use super::codec::outcome_code;
@@ -24,13 +23,29 @@ pub(super) struct Left<'a> {
 type Moved = std::result::Result<StateName, Refusal>;
 
 impl Engine {
-    /// Applies `command` to a job and keeps what comes of it.
+    /// Applies `command` to a job and keeps what comes of it, for its dependents too.
+    ///
+    /// Dependents hear of it in the order of their age, and theirs after them: a loop, because a
+    /// chain of jobs may be longer than the stack.
     pub(super) fn transition(
         &mut self,
         loaded: &Loaded,
         command: Command,
         left: Option<Left<'_>>,
     ) -> Result<Moved> {
+        let moved = self.step(loaded, command, left)?;
+        while let Some((key, succeeded)) = self.endings.pop_front() {
+            for dependent in self.take_dependents(key)? {
+                // A dependent that is gone or has ended already has nothing to learn.
+                if let Some(loaded) = self.load(dependent)? {
+                    self.step(&loaded, Command::DependencyEnded { succeeded }, None)?.ok();
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    fn step(&mut self, loaded: &Loaded, command: Command, left: Option<Left<'_>>) -> Result<Moved> {
         let (job, effects) = match apply(self.now, &loaded.job, command) {
             Ok(applied) => applied,
             Err(refusal) => return Ok(Err(refusal)),
@@ -91,6 +106,12 @@ impl Engine {
                 last.error,
             ])?;
         }
+        if let (State::Running { .. }, Some(deadline)) = (&from.job.state, job.rules.deadline) {
+            // It may have passed while the job was running.
+            let sql = "INSERT OR IGNORE INTO deadlines (at, job) VALUES (?1, ?2)";
+            self.conn.prepare_cached(sql)?.execute(params![deadline.as_millis(), from.key])?;
+            self.told.due = true;
+        }
         self.enter(from.key, (from.lane, from.rank), job)
     }
 
@@ -127,7 +148,8 @@ impl Engine {
                 }
                 Effect::Ended { succeeded } => {
                     let unique = from.extra.unique.as_deref();
-                    self.ended((from.key, succeeded), unique, from.job.rules.deadline)?;
+                    self.free(from.key, unique, from.job.rules.deadline)?;
+                    self.endings.push_back((from.key, succeeded));
                 }
                 Effect::AttemptEnded(_) => {}
             }
@@ -135,14 +157,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Frees what an ended job held and tells its dependents, and theirs.
-    fn ended(
-        &mut self,
-        ended: (u64, bool),
-        unique: Option<&str>,
-        deadline: Option<Time>,
-    ) -> Result<()> {
-        let (key, succeeded) = ended;
+    /// Frees what an ended job held.
+    fn free(&self, key: u64, unique: Option<&str>, deadline: Option<Time>) -> Result<()> {
         if let Some(text) = unique {
             let sql = "DELETE FROM uniques WHERE text = ?1 AND job = ?2";
             self.conn.prepare_cached(sql)?.execute(params![text, key])?;
@@ -151,23 +167,21 @@ impl Engine {
             let sql = "DELETE FROM deadlines WHERE at = ?1 AND job = ?2";
             self.conn.prepare_cached(sql)?.execute(params![deadline.as_millis(), key])?;
         }
+        Ok(())
+    }
+
+    /// The jobs that wait for `key`, oldest first; they wait for it no more.
+    fn take_dependents(&self, key: u64) -> Result<Vec<u64>> {
         if self.n_in(StateName::Blocked) == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let sql = "DELETE FROM dependencies WHERE on_job = ?1 RETURNING job";
         let mut take = self.conn.prepare_cached(sql)?;
-        let dependents = take
-            .query_map([key], |row| row.get(0))?
-            .collect::<rusqlite::Result<VecDeque<u64>>>()?;
-        drop(take);
-        for dependent in dependents {
-            // A dependent that is gone or has ended already has nothing to learn.
-            if let Some(loaded) = self.load(dependent)? {
-                let command = Command::DependencyEnded { succeeded };
-                self.transition(&loaded, command, None)?.ok();
-            }
-        }
-        Ok(())
+        let mut dependents =
+            take.query_map([key], |row| row.get(0))?.collect::<rusqlite::Result<Vec<u64>>>()?;
+        // What RETURNING gives has no order of its own.
+        dependents.sort_unstable();
+        Ok(dependents)
     }
 
     pub(super) fn finish(&mut self, node: NodeId, ended: &[Finish]) -> Result<Vec<Moved>> {
@@ -197,10 +211,9 @@ impl Engine {
     /// Reads the job of an attempt that ended. For a lease that this process took and still
     /// holds, one row is read; the rest is remembered from the claim.
     fn load_leased(&mut self, finish: &Finish) -> Result<Option<Loaded>> {
-        let Some(leased) = self.leased.get(&finish.id.key()) else {
-            return self.load_id(finish.id);
-        };
         let key = finish.id.key();
+        let ours = self.leased.get(&key).filter(|it| self.job_id(key, it.created) == finish.id);
+        let Some(leased) = ours else { return self.load_id(finish.id) };
         let mut get = self.conn.prepare_cached(
             "SELECT attempts, crashes, snoozes, fence, cancel, node, started FROM running \
              WHERE job = ?1",
@@ -277,19 +290,23 @@ impl Engine {
 
     pub(super) fn promote(&mut self) -> Result<Promoted> {
         let now = self.now.as_millis();
-        let due = self.keys("SELECT job FROM waiting WHERE at <= ?1 ORDER BY at LIMIT ?2", now)?;
-        let late =
-            self.keys("SELECT job FROM deadlines WHERE at <= ?1 ORDER BY at LIMIT ?2", now)?;
+        let due = "SELECT job, at FROM waiting WHERE at <= ?1 ORDER BY at, job LIMIT ?2";
+        let late = "SELECT job, at FROM deadlines WHERE at <= ?1 ORDER BY at, job LIMIT ?2";
+        let (due, late) = (self.keys(due, now)?, self.keys(late, now)?);
         let mut n_moved = 0;
-        for (keys, command) in [(late, Command::Expire), (due, Command::Due)] {
-            for key in keys {
-                if let Some(loaded) = self.load(key)? {
-                    n_moved += usize::from(self.transition(&loaded, command, None)?.is_ok());
-                }
+        for (key, at) in late {
+            if let Some(loaded) = self.load(key)? {
+                n_moved += usize::from(self.transition(&loaded, Command::Expire, None)?.is_ok());
+            }
+            // A running job outlives its deadline; when it comes back, it stands here again.
+            let sql = "DELETE FROM deadlines WHERE at = ?1 AND job = ?2";
+            self.conn.prepare_cached(sql)?.execute(params![at, key])?;
+        }
+        for (key, _) in due {
+            if let Some(loaded) = self.load(key)? {
+                n_moved += usize::from(self.transition(&loaded, Command::Due, None)?.is_ok());
             }
         }
-        // A running job outlives its deadline until its attempt ends; the model looks then.
-        self.conn.prepare_cached("DELETE FROM deadlines WHERE at <= ?1")?.execute([now])?;
         let next: Option<i64> = self
             .conn
             .prepare_cached(
@@ -300,9 +317,11 @@ impl Engine {
         Ok(Promoted { n_moved, next_due: next.map(Time::from_millis) })
     }
 
-    fn keys(&self, sql: &str, now: i64) -> Result<Vec<u64>> {
+    /// The first jobs of an index by time, with their times.
+    fn keys(&self, sql: &str, now: i64) -> Result<Vec<(u64, i64)>> {
         let mut find = self.conn.prepare_cached(sql)?;
-        let keys = find.query_map(params![now, PROMOTE_MAX], |row| row.get(0))?;
+        let keys =
+            find.query_map(params![now, PROMOTE_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(keys.collect::<rusqlite::Result<_>>()?)
     }
 

@@ -67,6 +67,8 @@ impl Engine {
     }
 
     pub(super) fn retire(&mut self, node: NodeId) -> Result<()> {
+        // What it has not given back would have no owner.
+        self.rescue_from(node, String::new())?;
         self.conn.prepare_cached("DELETE FROM nodes WHERE id = ?1")?.execute([node.0])?;
         self.told.changed = true;
         Ok(())

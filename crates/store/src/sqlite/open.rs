@@ -56,6 +56,9 @@ pub(super) fn engine(path: &Path, options: &SqliteOptions, now: Time) -> Result<
         std::fs::create_dir_all(folder).map_err(|error| cant_open(path, &error.to_string()))?;
     }
     let conn = Connection::open(path).map_err(|error| cant_open(path, &error.to_string()))?;
+    conn.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS))?;
+    // Before the journal mode is changed: another program's file stays as it is.
+    identify(&conn, path)?;
     set_up(&conn, options)?;
     migrate(conn, path, now)
 }
@@ -70,8 +73,6 @@ fn cant_open(path: &Path, why: &str) -> StoreError {
 }
 
 fn set_up(conn: &Connection, options: &SqliteOptions) -> Result<()> {
-    // Before anything else: changing the journal mode needs a lock.
-    conn.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS))?;
     conn.pragma_update(None, "journal_mode", "wal")?;
     let synchronous = match options.synchronous {
         Synchronous::Full => "full",
@@ -84,19 +85,31 @@ fn set_up(conn: &Connection, options: &SqliteOptions) -> Result<()> {
     Ok(())
 }
 
-fn migrate(mut conn: Connection, path: &Path, now: Time) -> Result<Engine> {
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let number = |name: &str| tx.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+fn known_version() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// The version of the file and whether it is new, or why it is none of ours.
+fn identify(conn: &Connection, path: &Path) -> Result<(i64, bool)> {
+    let number = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (found, application) = (number("user_version")?, number("application_id")?);
-    let n_tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let sql = "SELECT count(*) FROM sqlite_schema";
+    let n_tables: i64 = conn.query_row(sql, [], |row| row.get(0))?;
     let is_new = n_tables == 0 && found == 0;
     if !is_new && application != APPLICATION_ID {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
+    let known = known_version();
     if known < found {
         return Err(StoreError::NewerSchema { path: path.to_owned(), found, known });
     }
+    Ok((found, is_new))
+}
+
+fn migrate(mut conn: Connection, path: &Path, now: Time) -> Result<Engine> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (found, is_new) = identify(&tx, path)?;
+    let known = known_version();
     for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         tx.execute_batch(migration)?;
     }

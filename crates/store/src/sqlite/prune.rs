@@ -24,6 +24,8 @@ impl Engine {
                 "DELETE FROM jobs WHERE id = ?1",
                 "DELETE FROM attempts WHERE job = ?1",
                 "DELETE FROM logs WHERE job = ?1",
+                // Left by dependents that ended before it did.
+                "DELETE FROM dependencies WHERE on_job = ?1",
             ] {
                 self.conn.prepare_cached(sql)?.execute([key])?;
             }

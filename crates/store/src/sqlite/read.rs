@@ -120,7 +120,8 @@ fn fill(
             view.error = row.get::<_, Option<String>>(4)?.as_deref().map(parse).transpose()?;
         }
     }
-    if view.error.is_none() && view.state != StateName::Succeeded {
+    // The last attempt of an ended job is in its row, unless it ended between two attempts.
+    if !(view.state.is_ended() && view.node.is_some()) {
         let sql = "SELECT error FROM attempts WHERE job = ?1 ORDER BY fence DESC LIMIT 1";
         let error: Option<Option<String>> =
             conn.prepare_cached(sql)?.query_row([key], |row| row.get(0)).optional()?;

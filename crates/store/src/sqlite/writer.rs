@@ -31,8 +31,8 @@ const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells the caller how the commit went.
 type Reply = Box<dyn FnOnce(Result<()>) + Send>;
-/// Does the work inside the transaction.
-type Work = Box<dyn FnOnce(&mut Engine) -> (Reply, Result<()>) + Send>;
+/// Does the work inside the transaction; without one, there is only somebody to answer.
+type Work = Box<dyn FnOnce(Result<&mut Engine>) -> (Reply, Result<()>) + Send>;
 
 struct Call {
     work: Work,
@@ -137,7 +137,7 @@ impl Writer {
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         let work: Work = Box::new(move |engine| {
-            let answer = work(engine);
+            let answer = engine.and_then(work);
             let seen = answer.as_ref().map(|_| ()).map_err(Clone::clone);
             let reply: Reply = Box::new(move |committed| {
                 // The caller may have gone away; what it asked for stands all the same.
@@ -234,12 +234,16 @@ fn transact(engine: &mut Engine, clock: &dyn Clock, tells: &Tells, works: &mut V
     let mut replies = Vec::with_capacity(works.len());
     let mut failed = engine.begin(clock.now()).err();
     while let Some(work) = works.pop_front() {
-        let (reply, seen) = work(engine);
-        replies.push(reply);
-        if failed.is_none() {
-            failed = seen.err().filter(StoreError::is_fatal);
+        if let Some(error) = &failed {
+            // There is no transaction: what is written now would stand, whatever was answered.
+            replies.push(work(Err(error.clone())).0);
+            continue;
         }
-        if COMMIT_TIME_MAX < began.elapsed() {
+        let (reply, seen) = work(Ok(engine));
+        replies.push(reply);
+        failed = seen.err().filter(StoreError::is_fatal);
+        // After an error SQLite may have ended the transaction; the rest gets another one.
+        if failed.is_some() || COMMIT_TIME_MAX < began.elapsed() {
             break;
         }
     }

@@ -1,0 +1,275 @@
+//! Setting up a system: which store, which tasks, how many slots.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskloom_dispatch::{
+    BlockingTask, Entry, Node, NodeConfig, PoolConfig, Registry, Retention, Task,
+};
+use taskloom_store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
+use taskloom_store::{Clock, Queues, Store, StoreError};
+
+use crate::registration::Registration;
+use crate::{Error, SystemClock, TaskSystem};
+
+/// Slots for async attempts unless said otherwise.
+pub const MAX_WORKERS_DEFAULT: usize = 100;
+
+/// A system about to start. Made by [`TaskSystem::open`].
+#[derive(Debug)]
+#[must_use = "nothing is opened before `start` or `connect`"]
+pub struct Builder {
+    url: String,
+    pub(crate) clock: Arc<dyn Clock>,
+    entries: Vec<Entry>,
+    with_registered: bool,
+    max_workers: usize,
+    queues: Vec<(Arc<str>, usize)>,
+    blocking_workers: usize,
+    pub(crate) heartbeat_thread: bool,
+    options: SqliteOptions,
+    drain_deadline: Duration,
+    grace: Duration,
+    retention: Retention,
+    name: String,
+}
+
+impl Builder {
+    pub(crate) fn new(url: String) -> Self {
+        Builder {
+            url,
+            clock: Arc::new(SystemClock),
+            entries: Vec::new(),
+            with_registered: true,
+            max_workers: MAX_WORKERS_DEFAULT,
+            queues: Vec::new(),
+            blocking_workers: std::thread::available_parallelism().map_or(2, usize::from),
+            heartbeat_thread: true,
+            options: SqliteOptions::default(),
+            drain_deadline: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+            retention: Retention::default(),
+            name: host_name(),
+        }
+    }
+
+    /// How many async attempts run at once on this node; 100 unless said otherwise. Queues that
+    /// have slots of their own don't count.
+    pub fn max_workers(mut self, n: usize) -> Self {
+        self.max_workers = n;
+        self
+    }
+
+    /// Gives a queue slots of its own.
+    pub fn queue(mut self, name: impl Into<Arc<str>>, slots: usize) -> Self {
+        self.queues.push((name.into(), slots));
+        self
+    }
+
+    /// How many blocking attempts run at once, each on a thread of its own; as many as there are
+    /// cores unless said otherwise.
+    pub fn blocking_workers(mut self, n: usize) -> Self {
+        self.blocking_workers = n;
+        self
+    }
+
+    /// Adds a task that is a type.
+    pub fn task<T: Task>(self, task: T) -> Self {
+        self.entry(Entry::of(task))
+    }
+
+    /// Adds a blocking task that is a type.
+    pub fn blocking_task<T: BlockingTask>(self, task: T) -> Self {
+        self.entry(Entry::of_blocking(task))
+    }
+
+    /// Adds a task whose type is erased.
+    pub fn entry(mut self, entry: Entry) -> Self {
+        self.entries.push(entry);
+        self
+    }
+
+    /// Adds the built-in tasks `http`, `data` and `email`.
+    #[cfg(feature = "tasks")]
+    pub fn builtin_tasks(mut self) -> Self {
+        self.entries.extend(taskloom_tasks::entries());
+        self
+    }
+
+    /// Leaves out the `#[task]` functions of this program, which are known without being named.
+    pub fn without_registered_tasks(mut self) -> Self {
+        self.with_registered = false;
+        self
+    }
+
+    /// How durable a commit is; [`Synchronous::Full`] unless said otherwise.
+    pub fn synchronous(mut self, synchronous: Synchronous) -> Self {
+        self.options.synchronous = synchronous;
+        self
+    }
+
+    /// The largest arguments of a job, in bytes; 1 MiB unless said otherwise.
+    pub fn payload_max(mut self, bytes: usize) -> Self {
+        self.options.payload_max = bytes;
+        self
+    }
+
+    /// How long a drain lets attempts go on; 30 s unless said otherwise.
+    pub fn drain_deadline(mut self, deadline: Duration) -> Self {
+        self.drain_deadline = deadline;
+        self
+    }
+
+    /// How long a body has between the wish to cancel it and its drop; 5 s unless said otherwise.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long ended jobs and events are kept.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// The name of this node, for people; the host's unless said otherwise.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Opens the store and starts a node that works on it.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store can't be opened, [`Error::Registry`] when two tasks have
+    /// one name.
+    ///
+    /// # Cancel safety
+    /// A dropped start may leave a node behind, which is rescued as a dead one.
+    pub async fn start(self) -> Result<TaskSystem, Error> {
+        let store = self.open_store()?;
+        self.start_on(store).await
+    }
+
+    pub(crate) async fn start_on(self, store: Arc<dyn Store>) -> Result<TaskSystem, Error> {
+        let registry = self.registry()?;
+        let config = self.node_config();
+        let deadline = self.drain_deadline;
+        let node = Node::start(Arc::clone(&store), self.clock, registry, config).await?;
+        Ok(TaskSystem::new(store, Some(node), deadline))
+    }
+
+    /// Opens the store without a node: to submit, read, cancel and wait.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store can't be opened.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn connect(self) -> Result<TaskSystem, Error> {
+        let store = self.open_store()?;
+        Ok(TaskSystem::new(store, None, self.drain_deadline))
+    }
+
+    pub(crate) fn open_store(&self) -> Result<Arc<dyn Store>, Error> {
+        let (path, options) = address(&self.url, self.options)?;
+        let clock = Arc::clone(&self.clock);
+        Ok(match path {
+            None => Arc::new(SqliteStore::in_memory(options, clock)?),
+            Some(path) => Arc::new(SqliteStore::open(path, options, clock)?),
+        })
+    }
+
+    fn registry(&self) -> Result<Registry, Error> {
+        let mut registry = Registry::default();
+        for entry in &self.entries {
+            registry.add(entry.clone())?;
+        }
+        if self.with_registered {
+            for registration in inventory::iter::<Registration> {
+                registry.add((registration.0)())?;
+            }
+        }
+        Ok(registry)
+    }
+
+    fn node_config(&self) -> NodeConfig {
+        let own: Arc<[Arc<str>]> = self.queues.iter().map(|(name, _)| Arc::clone(name)).collect();
+        let mut pools =
+            vec![PoolConfig { queues: Queues::Except(own), slots: self.max_workers }];
+        for (name, slots) in &self.queues {
+            let queues = Queues::Only(Arc::from([Arc::clone(name)]));
+            pools.push(PoolConfig { queues, slots: *slots });
+        }
+        let all = Queues::Except(Arc::from([]));
+        NodeConfig {
+            name: self.name.clone(),
+            pools,
+            blocking: vec![PoolConfig { queues: all, slots: self.blocking_workers }],
+            grace: self.grace,
+            retention: self.retention,
+            heartbeat_thread: self.heartbeat_thread,
+        }
+    }
+}
+
+/// The file of an address, `None` for memory, with the settings behind the question mark.
+fn address(url: &str, mut options: SqliteOptions) -> Result<(Option<PathBuf>, SqliteOptions), Error> {
+    let rest = match url.split_once(':') {
+        Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
+        Some((scheme, rest)) if rest.starts_with("//") || scheme == "postgres" => {
+            return Err(StoreError::Url { url: url.to_owned() }.into());
+        }
+        _ => url,
+    };
+    let (path, settings) = rest.split_once('?').unwrap_or((rest, ""));
+    for setting in settings.split('&').filter(|it| !it.is_empty()) {
+        options.synchronous = match setting {
+            "synchronous=full" => Synchronous::Full,
+            "synchronous=normal" => Synchronous::Normal,
+            other => return Err(Error::Address(format!("the unknown setting `{other}`"))),
+        };
+    }
+    match path {
+        "" => Err(StoreError::Url { url: url.to_owned() }.into()),
+        ":memory:" => Ok((None, options)),
+        path => Ok((Some(PathBuf::from(path)), options)),
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "node".into() } else { name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_address(url: &str, expected: Option<(&str, Synchronous)>) {
+        let actual = address(url, SqliteOptions::default()).ok();
+        let actual = actual.map(|(path, options)| {
+            (path.map_or(":memory:".into(), |it| it.display().to_string()), options.synchronous)
+        });
+        let expected = expected.map(|(path, synchronous)| (path.to_owned(), synchronous));
+        assert_eq!(actual, expected, "{url}");
+    }
+
+    #[test]
+    fn addresses_name_files() {
+        let full = Synchronous::Full;
+        check_address("sqlite://jobs.db", Some(("jobs.db", full)));
+        check_address("sqlite:///var/jobs.db", Some(("/var/jobs.db", full)));
+        check_address("sqlite:jobs.db", Some(("jobs.db", full)));
+        check_address("jobs.db", Some(("jobs.db", full)));
+        check_address("sqlite::memory:", Some((":memory:", full)));
+        check_address("sqlite://a.db?synchronous=normal", Some(("a.db", Synchronous::Normal)));
+        check_address("sqlite://a.db?sync=no", None);
+        check_address("sqlite://", None);
+        check_address("mysql://host/jobs", None);
+        check_address("postgres://host/jobs", None);
+    }
+}
