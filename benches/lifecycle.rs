@@ -9,12 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use anyhow::Result;
+use futures::StreamExt;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use taskloom::{Ctx, Invoke, StateName, Task, TaskError, TaskSystem};
 
 const BATCH: u32 = 1_000;
 const ROUNDS: usize = 3;
+/// Submits under way at once, so that one is ready when a commit ends.
+const SUBMITTERS: usize = 4;
 const SCHEMA: &str = include_str!("../crates/store/src/sqlite/schema.sql");
 
 fn main() -> Result<()> {
@@ -61,6 +64,7 @@ fn bare(path: &Path, n_jobs: u32) -> Result<()> {
     conn.pragma_update(None, "synchronous", "full")?;
     conn.pragma_update(None, "wal_autocheckpoint", 8_000)?;
     conn.execute_batch(SCHEMA)?;
+    let events = vec![7; 30 * usize::try_from(BATCH)?];
     let args = format!("{{\"pad\":\"{}\"}}", "x".repeat(90));
     let mut claimed: Vec<i64> = Vec::new();
     let mut next = 0;
@@ -71,6 +75,7 @@ fn bare(path: &Path, n_jobs: u32) -> Result<()> {
         insert(&conn, next, n, &args)?;
         next += n;
         claimed = claim(&conn)?;
+        conn.prepare_cached("INSERT INTO events (at, body) VALUES (1, ?1)")?.execute([&events])?;
         conn.execute_batch("COMMIT")?;
     }
     Ok(())
@@ -154,12 +159,14 @@ async fn ours(path: &Path, n_jobs: u32) -> Result<()> {
     let template = Noop(Arc::clone(&noop.0));
     let url = format!("sqlite://{}", path.display());
     let system = TaskSystem::open(url).task(noop).start().await?;
-    let mut left = n_jobs;
-    while 0 < left {
-        let n = left.min(BATCH);
+    let batches = (0..n_jobs.div_ceil(BATCH)).map(|at| BATCH.min(n_jobs - at * BATCH));
+    let submits = batches.map(|n| {
         let pad = || Pad { pad: "x".repeat(90) };
-        system.submit((0..n).map(|_| template.invoke(pad())).collect::<Vec<_>>()).await?;
-        left -= n;
+        system.submit((0..n).map(|_| template.invoke(pad())).collect::<Vec<_>>())
+    });
+    let mut submits = futures::stream::iter(submits).buffer_unordered(SUBMITTERS);
+    while let Some(submitted) = submits.next().await {
+        submitted?;
     }
     let mut changed = system.store().notices().changed;
     loop {

@@ -12,6 +12,7 @@ mod clock;
 mod error;
 mod types;
 
+#[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

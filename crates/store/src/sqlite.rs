@@ -4,9 +4,11 @@
 //! - The writer thread owns the only connection that writes.
 //! - WAL; `synchronous=FULL` unless the user says otherwise: what is accepted survives a power cut.
 
+mod batch;
 mod claim;
 mod codec;
 mod engine;
+mod keys;
 mod moves;
 mod nodes;
 mod open;
@@ -14,6 +16,7 @@ mod prune;
 mod read;
 mod rows;
 mod submit;
+mod tally;
 mod writer;
 
 pub use nodes::LEASE;

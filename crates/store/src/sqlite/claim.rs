@@ -9,7 +9,6 @@ use std::sync::Arc;
 use rusqlite::params;
 use taskloom_model::{Command, Job, Life, NodeId, State, StateName, Time, apply};
 
-use super::codec::state_code;
 use super::engine::{Engine, Leased, Result};
 use super::rows::{Extra, Loaded};
 use crate::{Claimed, Demand, StoreError};
@@ -23,6 +22,15 @@ struct Front {
     rank: i64,
     key: u64,
     life: Life,
+}
+
+/// What was submitted, as a claim needs it.
+#[derive(Debug)]
+struct Body {
+    created: Time,
+    policy: i64,
+    args: Arc<str>,
+    extra: Option<Result<Extra>>,
 }
 
 /// The rest of a lane, read in chunks.
@@ -66,10 +74,11 @@ impl Engine {
         loop {
             let taken = self.take(demand, room)?;
             let n_before = claimed.len();
-            for &(lane, front) in &taken {
-                self.count(lane, StateName::Ready, -1);
-                claimed.extend(self.lease((node, place), lane, front)?);
+            for (&(lane, front), body) in taken.iter().zip(self.bodies(&taken)?) {
+                self.tally.count(lane, StateName::Ready, -1);
+                claimed.extend(self.lease((node, place), (lane, front), body)?);
             }
+            self.put_running(node, &claimed[n_before..])?;
             let n_claimed = claimed.len() - n_before;
             room -= n_claimed;
             // Those past their deadline failed instead; others may take their room.
@@ -111,11 +120,10 @@ impl Engine {
 
     /// A reader for each lane that the demand fits and that has ready jobs.
     fn readers(&self, demand: &Demand, n: usize) -> Vec<LaneReader> {
-        let ready = state_code(StateName::Ready);
         let mut readers = Vec::new();
         for (place, lane) in self.lanes.iter().enumerate() {
             let id = i64::try_from(place + 1).unwrap_or(i64::MAX);
-            let n_ready = self.counts.get(&(id, ready)).copied().unwrap_or(0);
+            let n_ready = self.tally.n_of(id, StateName::Ready);
             let fits = demand.queues.has(&lane.queue) && demand.tasks.contains(&lane.task);
             if 0 < n_ready && fits {
                 readers.push(LaneReader {
@@ -153,31 +161,54 @@ impl Engine {
         Ok(reader.front.front().copied())
     }
 
-    /// Gives `node` the lease of a job that was taken from the ready ones, or fails the job when
-    /// its deadline has passed.
-    fn lease(
-        &mut self,
-        (node, demand): (NodeId, usize),
-        lane: i64,
-        front: Front,
-    ) -> Result<Option<Claimed>> {
-        let Front { rank, key, life } = front;
+    /// Reads what was submitted, with the statement looked up once.
+    fn bodies(&self, taken: &[(i64, Front)]) -> Result<Vec<Body>> {
         let mut get = self
             .conn
             .prepare_cached("SELECT created, policy, args, extra FROM jobs WHERE id = ?1")?;
-        let row = get.query_row([key], |row| {
-            let created: i64 = row.get(0)?;
-            let extra = match row.get_ref(3)? {
-                rusqlite::types::ValueRef::Null => None,
-                text => Some(Extra::from_json(Some(text.as_str()?))),
-            };
-            Ok((created, row.get(1)?, row.get(2)?, extra))
-        })?;
-        drop(get);
-        let (created, policy, args, extra): (i64, i64, Arc<str>, _) = row;
+        let mut bodies = Vec::with_capacity(taken.len());
+        for (_, front) in taken {
+            bodies.push(get.query_row([front.key], |row| {
+                let extra = match row.get_ref(3)? {
+                    rusqlite::types::ValueRef::Null => None,
+                    text => Some(Extra::from_json(Some(text.as_str()?))),
+                };
+                let created = Time::from_millis(row.get(0)?);
+                Ok(Body { created, policy: row.get(1)?, args: row.get(2)?, extra })
+            })?);
+        }
+        Ok(bodies)
+    }
+
+    /// Writes the leases of jobs that were claimed just now.
+    fn put_running(&mut self, node: NodeId, claimed: &[Claimed]) -> Result<()> {
+        let mut put = self.conn.prepare_cached(
+            "INSERT INTO running (job, node, started, attempts, crashes, snoozes, fence) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        for it in claimed {
+            let key = it.id.key();
+            let Some(leased) = self.leased.get(&key) else { continue };
+            let Life { attempts, crashes, snoozes, fence, .. } = leased.life;
+            let (now, fence) = (self.now.as_millis(), Engine::fence_number(fence));
+            put.execute(params![key, node.0, now, attempts, crashes, snoozes, fence])?;
+            self.tally.count(leased.lane, StateName::Running, 1);
+        }
+        Ok(())
+    }
+
+    /// Gives `node` the lease of a job that was taken from the ready ones, or fails the job when
+    /// its deadline has passed. The row of the lease is the caller's to write.
+    fn lease(
+        &mut self,
+        (node, demand): (NodeId, usize),
+        (lane, front): (i64, Front),
+        body: Body,
+    ) -> Result<Option<Claimed>> {
+        let Front { rank, key, life } = front;
+        let Body { created, policy, args, extra } = body;
         let extra = extra.transpose()?.unwrap_or_default();
         let policy = self.policy(policy)?;
-        let created = Time::from_millis(created);
         let job = Job { state: State::Ready, rules: Engine::rules(policy, &extra), life };
         let Ok((leased, _)) = apply(self.now, &job, Command::Claim { node }) else {
             // Put it back where it stood, so that the move to `failed` is like any other.
@@ -186,11 +217,13 @@ impl Engine {
             self.transition(&loaded, Command::Expire, None)?.ok();
             return Ok(None);
         };
-        self.enter(key, (lane, rank), &leased)?;
         let Life { attempts, fence, .. } = leased.life;
-        self.event(taskloom_model::EventKind::JobClaimed, (key, created, lane), attempts);
+        self.tally.event(taskloom_model::EventKind::JobClaimed, (key, created, lane), attempts);
         let unique = extra.unique;
-        self.leased.insert(key, Leased { created, lane, rank, rules: leased.rules, unique });
+        self.leased.insert(
+            key,
+            Leased { created, lane, rank, rules: leased.rules, life: leased.life, unique },
+        );
         let names = self.lane(lane)?;
         Ok(Some(Claimed {
             id: self.job_id(key, created),

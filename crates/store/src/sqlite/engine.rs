@@ -5,14 +5,15 @@
 //! - The caches mirror the file as of the transaction under way: they are read anew when another
 //!   process has committed, and after a rollback.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use taskloom_model::{EventKind, Fence, JobId, Rules, StateName, Time};
+use taskloom_model::{Fence, JobId, Life, Rules, Time};
 
-use super::codec::{PackedEvent, pack, state_code};
+use super::keys::KeyMap;
 use super::rows::{Extra, Policy};
+use super::tally::{Tally, Told};
 use crate::StoreError;
 
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
@@ -31,18 +32,8 @@ pub(super) struct Leased {
     pub(super) lane: i64,
     pub(super) rank: i64,
     pub(super) rules: Rules,
+    pub(super) life: Life,
     pub(super) unique: Option<String>,
-}
-
-/// What a committed transaction has to tell.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Told {
-    /// Jobs became ready.
-    pub(super) ready: bool,
-    /// A job waits for a time.
-    pub(super) due: bool,
-    /// Jobs moved.
-    pub(super) changed: bool,
 }
 
 #[derive(Debug)]
@@ -56,17 +47,12 @@ pub(super) struct Engine {
     pub(super) policies: HashMap<i64, Policy>,
     /// By id, newest first, at most [`POLICIES_RECENT`]: what submitters use again and again.
     policies_recent: VecDeque<(Policy, i64)>,
-    pub(super) leased: HashMap<u64, Leased>,
-    pub(super) counts: HashMap<(i64, i64), i64>,
-    touched: HashSet<(i64, i64)>,
+    pub(super) leased: KeyMap<Leased>,
+    pub(super) tally: Tally,
     /// Jobs that have ended and whose dependents have not heard of it, with whether they succeeded.
     pub(super) endings: VecDeque<(u64, bool)>,
     pub(super) next_job: u64,
     next_job_stored: u64,
-    next_event: u64,
-    event_body: Vec<u8>,
-    n_events: u64,
-    pub(super) told: Told,
     /// The version that the caches mirror.
     data_version: i64,
     /// The version that was last told of.
@@ -86,16 +72,11 @@ impl Engine {
             lane_ids: HashMap::new(),
             policies: HashMap::new(),
             policies_recent: VecDeque::new(),
-            leased: HashMap::new(),
-            counts: HashMap::new(),
-            touched: HashSet::new(),
+            leased: KeyMap::default(),
+            tally: Tally::default(),
             endings: VecDeque::new(),
             next_job: 1,
             next_job_stored: 1,
-            next_event: 1,
-            event_body: Vec::new(),
-            n_events: 0,
-            told: Told::default(),
             data_version: -1,
             looked_at: -1,
         };
@@ -112,7 +93,7 @@ impl Engine {
         if self.foreign_commit()? {
             self.reload()?;
             // What the other process did may be what somebody here waits for.
-            self.told = Told { ready: true, due: true, changed: true };
+            self.tally.told = Told { ready: true, due: true, changed: true };
         }
         Ok(())
     }
@@ -143,15 +124,12 @@ impl Engine {
     pub(super) fn commit(&mut self) -> Result<Told> {
         self.flush()?;
         self.conn.prepare_cached("COMMIT")?.execute([])?;
-        Ok(std::mem::take(&mut self.told))
+        Ok(std::mem::take(&mut self.tally.told))
     }
 
     /// Forgets the transaction.
     pub(super) fn rollback(&mut self) {
-        self.told = Told::default();
-        self.touched.clear();
-        self.event_body.clear();
-        self.n_events = 0;
+        self.tally = Tally::default();
         self.endings.clear();
         self.leased.clear();
         // Their rows may be among those taken back.
@@ -166,24 +144,8 @@ impl Engine {
 
     /// Writes what a transaction gathers: counts, events, the next key.
     fn flush(&mut self) -> Result<()> {
-        if !self.touched.is_empty() {
-            let mut put = self.conn.prepare_cached(
-                "INSERT OR REPLACE INTO counts (lane, state, n) VALUES (?1, ?2, ?3)",
-            )?;
-            for (lane, state) in self.touched.drain() {
-                let n = self.counts.get(&(lane, state)).copied().unwrap_or(0);
-                put.execute(params![lane, state, n])?;
-            }
-        }
-        if 0 < self.n_events {
-            let mut put = self
-                .conn
-                .prepare_cached("INSERT INTO events (first, at, body) VALUES (?1, ?2, ?3)")?;
-            put.execute(params![self.next_event, self.now.as_millis(), self.event_body])?;
-            self.next_event += self.n_events;
-            self.event_body.clear();
-            self.n_events = 0;
-            self.put_meta("next_event", self.next_event)?;
+        if let Some(next_event) = self.tally.flush(&self.conn, self.now)? {
+            self.put_meta("next_event", next_event)?;
         }
         if self.next_job != self.next_job_stored {
             self.put_meta("next_job", self.next_job)?;
@@ -208,11 +170,10 @@ impl Engine {
         self.salt = u32::try_from(self.meta("salt")?).unwrap_or(0);
         self.next_job = self.meta("next_job")?;
         self.next_job_stored = self.next_job;
-        self.next_event = self.meta("next_event")?;
         self.lanes.clear();
         self.lane_ids.clear();
-        self.counts.clear();
-        self.touched.clear();
+        let next_event = self.meta("next_event")?;
+        self.tally.clear(next_event);
         let mut lanes = self.conn.prepare_cached("SELECT queue, task FROM lanes ORDER BY id")?;
         let mut rows = lanes.query([])?;
         while let Some(row) = rows.next()? {
@@ -224,7 +185,7 @@ impl Engine {
         let mut counts = self.conn.prepare_cached("SELECT lane, state, n FROM counts")?;
         let mut rows = counts.query([])?;
         while let Some(row) = rows.next()? {
-            self.counts.insert((row.get(0)?, row.get(1)?), row.get(2)?);
+            self.tally.set(row.get(0)?, row.get(1)?, row.get(2)?);
         }
         Ok(())
     }
@@ -296,32 +257,6 @@ impl Engine {
             run_at: extra.run_at,
             deadline: extra.deadline,
         }
-    }
-
-    pub(super) fn count(&mut self, lane: i64, state: StateName, difference: i64) {
-        let place = (lane, state_code(state));
-        *self.counts.entry(place).or_insert(0) += difference;
-        self.touched.insert(place);
-    }
-
-    /// How many jobs are in `state`, over all lanes.
-    pub(super) fn n_in(&self, state: StateName) -> i64 {
-        let code = state_code(state);
-        self.counts.iter().filter(|((_, it), _)| *it == code).map(|(_, n)| n).sum()
-    }
-
-    pub(super) fn event(&mut self, kind: EventKind, place: (u64, Time, i64), attempt: u32) {
-        let (job, created, lane) = place;
-        let event = PackedEvent {
-            kind,
-            job,
-            created: u64::try_from(created.as_millis()).unwrap_or(0),
-            lane: u64::try_from(lane).unwrap_or(0),
-            attempt: u64::from(attempt),
-        };
-        pack(event, &mut self.event_body);
-        self.n_events += 1;
-        self.told.changed = true;
     }
 
     /// The fence of a lease, for `(job, fence)` pairs given by callers.

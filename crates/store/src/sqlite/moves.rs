@@ -20,7 +20,7 @@ pub(super) struct Left<'a> {
     pub(super) error: Option<&'a AttemptError>,
 }
 
-type Moved = std::result::Result<StateName, Refusal>;
+pub(super) type Moved = std::result::Result<StateName, Refusal>;
 
 impl Engine {
     /// Applies `command` to a job and keeps what comes of it, for its dependents too.
@@ -110,7 +110,7 @@ impl Engine {
             // It may have passed while the job was running.
             let sql = "INSERT OR IGNORE INTO deadlines (at, job) VALUES (?1, ?2)";
             self.conn.prepare_cached(sql)?.execute(params![deadline.as_millis(), from.key])?;
-            self.told.due = true;
+            self.tally.told.due = true;
         }
         self.enter(from.key, (from.lane, from.rank), job)
     }
@@ -144,7 +144,7 @@ impl Engine {
         for effect in effects {
             match *effect {
                 Effect::Event(kind) => {
-                    self.event(kind, (from.key, from.created, from.lane), attempt);
+                    self.tally.event(kind, (from.key, from.created, from.lane), attempt);
                 }
                 Effect::Ended { succeeded } => {
                     let unique = from.extra.unique.as_deref();
@@ -172,7 +172,7 @@ impl Engine {
 
     /// The jobs that wait for `key`, oldest first; they wait for it no more.
     fn take_dependents(&self, key: u64) -> Result<Vec<u64>> {
-        if self.n_in(StateName::Blocked) == 0 {
+        if self.tally.n_in(StateName::Blocked) == 0 {
             return Ok(Vec::new());
         }
         let sql = "DELETE FROM dependencies WHERE on_job = ?1 RETURNING job";
@@ -185,7 +185,14 @@ impl Engine {
     }
 
     pub(super) fn finish(&mut self, node: NodeId, ended: &[Finish]) -> Result<Vec<Moved>> {
-        ended.iter().map(|it| self.finish_one(node, it)).collect()
+        let mut moved = Vec::with_capacity(ended.len());
+        let mut rest = ended;
+        loop {
+            let n_plain = self.finish_plain(node, rest, &mut moved)?;
+            let Some((next, others)) = rest[n_plain..].split_first() else { return Ok(moved) };
+            moved.push(self.finish_one(node, next)?);
+            rest = others;
+        }
     }
 
     fn finish_one(&mut self, node: NodeId, finish: &Finish) -> Result<Moved> {
@@ -227,7 +234,7 @@ impl Engine {
         let life = super::rows::life(row, 0)?;
         let life = taskloom_model::Life { cancel_requested: row.get(4)?, ..life };
         let state = taskloom_model::State::Running { node: NodeId(row.get(5)?) };
-        let Leased { created, lane, rank, rules, unique } = leased;
+        let Leased { created, lane, rank, rules, unique, .. } = leased;
         Ok(Some(Loaded {
             key,
             created: *created,
@@ -327,6 +334,6 @@ impl Engine {
 
     /// Says that a new job was accepted.
     pub(super) fn submitted(&mut self, place: (u64, Time, i64)) {
-        self.event(EventKind::JobSubmitted, place, 0);
+        self.tally.event(EventKind::JobSubmitted, place, 0);
     }
 }

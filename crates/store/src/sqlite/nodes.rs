@@ -62,7 +62,7 @@ impl Engine {
                  VALUES (?1, ?2, ?3, ?3, ?4)",
             )?
             .execute(params![node.name, node.pid, now, lock])?;
-        self.told.changed = true;
+        self.tally.told.changed = true;
         Ok(NodeId(u64::try_from(self.conn.last_insert_rowid()).unwrap_or(0)))
     }
 
@@ -70,7 +70,7 @@ impl Engine {
         // What it has not given back would have no owner.
         self.rescue_from(node, String::new())?;
         self.conn.prepare_cached("DELETE FROM nodes WHERE id = ?1")?.execute([node.0])?;
-        self.told.changed = true;
+        self.tally.told.changed = true;
         Ok(())
     }
 

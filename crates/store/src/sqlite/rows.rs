@@ -201,7 +201,7 @@ impl Engine {
                 self.conn
                     .prepare_cached("DELETE FROM ready WHERE lane = ?1 AND rank = ?2 AND job = ?3")?
                     .execute(params![loaded.lane, loaded.rank, key])?;
-                self.count(loaded.lane, loaded.job.state.name(), -1);
+                self.tally.count(loaded.lane, loaded.job.state.name(), -1);
                 return Ok(());
             }
             State::Delayed { .. } | State::Retrying { .. } => "DELETE FROM waiting WHERE job = ?1",
@@ -212,7 +212,7 @@ impl Engine {
             }
         };
         self.conn.prepare_cached(sql)?.execute([key])?;
-        self.count(loaded.lane, loaded.job.state.name(), -1);
+        self.tally.count(loaded.lane, loaded.job.state.name(), -1);
         Ok(())
     }
 
@@ -226,7 +226,7 @@ impl Engine {
                 self.conn
                     .prepare_cached(sql)?
                     .execute(params![lane, rank, key, attempts, crashes, snoozes, fence])?;
-                self.told.ready = true;
+                self.tally.told.ready = true;
             }
             State::Delayed { at } | State::Retrying { at } => {
                 let is_retrying = matches!(job.state, State::Retrying { .. });
@@ -242,7 +242,7 @@ impl Engine {
                     fence
                 ])?;
                 // A node may have to wake earlier than it meant to.
-                self.told.due = true;
+                self.tally.told.due = true;
             }
             State::Blocked { n_unfinished } => {
                 let sql = "INSERT INTO blocked (job, n_unfinished, attempts, crashes, snoozes, fence) VALUES (?1,?2,?3,?4,?5,?6)";
@@ -274,7 +274,7 @@ impl Engine {
                 return Err(StoreError::Database("an ended job enters with its attempt".into()));
             }
         }
-        self.count(lane, job.state.name(), 1);
+        self.tally.count(lane, job.state.name(), 1);
         Ok(())
     }
 
@@ -306,7 +306,7 @@ impl Engine {
             last.and_then(|it| it.error.as_deref()),
         ])?;
         drop(put);
-        self.count(lane, job.state.name(), 1);
+        self.tally.count(lane, job.state.name(), 1);
         Ok(())
     }
 }

@@ -4,8 +4,9 @@ use rusqlite::{OptionalExtension, params};
 use serde::de::IgnoredAny;
 use taskloom_model::{Command, Job, State, StateName, Time};
 
+use super::batch::{is_plain, policy_of};
 use super::engine::{Engine, Result};
-use super::rows::{Extra, Loaded, Policy};
+use super::rows::{Extra, Loaded};
 use crate::{Accepted, NewJob, StoreError};
 
 impl Engine {
@@ -17,6 +18,9 @@ impl Engine {
                     return Err(StoreError::UnknownDependency { id });
                 }
             }
+        }
+        if jobs.iter().all(is_plain) {
+            return self.submit_plain(jobs);
         }
         jobs.iter().map(|job| self.submit_one(job)).collect()
     }
@@ -31,11 +35,7 @@ impl Engine {
         }
         let lane = self.lane_id(&new.queue, &new.task)?;
         let rank = 9 - i64::from(new.priority.level());
-        let policy = self.policy_id(&Policy {
-            retry: rules.retry,
-            timeout_ms: new.timeout.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
-            on_dependency_failure: rules.on_dependency_failure,
-        })?;
+        let policy = self.policy_id(&policy_of(new))?;
         let extra = Extra {
             run_at: rules.run_at,
             deadline: rules.deadline,
@@ -67,7 +67,7 @@ impl Engine {
             let sql = "INSERT INTO deadlines (at, job) VALUES (?1, ?2)";
             self.conn.prepare_cached(sql)?.execute(params![deadline.as_millis(), key])?;
             // A node may have to wake earlier than it meant to.
-            self.told.due = true;
+            self.tally.told.due = true;
         }
         self.submitted((key, created, lane));
         if new.after.is_empty() {

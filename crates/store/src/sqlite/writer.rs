@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::engine::{Engine, Result, Told};
+use super::engine::{Engine, Result};
+use super::tally::Told;
 use crate::{Clock, Notices, StoreError};
 
 /// How many calls may wait for the writer; more callers wait for room.

@@ -1,0 +1,280 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use taskloom::{JobId, StateName};
+
+/// Durable tasks in one program: jobs that survive crashes, retry themselves, and can be watched.
+#[derive(Debug, Parser)]
+#[command(name = "taskloom", version, after_help = crate::exit::HELP, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Where the jobs are kept: sqlite://FILE (`?synchronous=normal` trades durability for speed)
+    #[arg(long, global = true, env = "TASKLOOM_STORE", default_value = "sqlite://taskloom.db")]
+    pub(crate) store: String,
+
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// What to log on standard error: error, warn, info, debug, or a filter such as
+    /// taskloom=debug
+    #[arg(long, global = true, env = "TASKLOOM_LOG", default_value = "warn")]
+    pub(crate) log: String,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run jobs with the built-in tasks http, data and email until a signal comes
+    Serve(ServeArgs),
+    /// Submit a job; it is durable when the command returns
+    Submit(Box<SubmitArgs>),
+    /// Look at jobs and act on them
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Fetch many URLs as durable jobs; run it again after Ctrl-C and it goes on
+    Fetch(FetchArgs),
+    /// Measure this machine: submit and drain no-op jobs
+    Bench(BenchArgs),
+    /// Watch a real workload on recorded data with faults, needing no network and no service
+    Demo(DemoArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    /// How many async attempts run at once
+    #[arg(long, default_value_t = 100)]
+    pub(crate) workers: usize,
+
+    /// How many blocking attempts run at once [default: the number of cores]
+    #[arg(long)]
+    pub(crate) blocking_workers: Option<usize>,
+
+    /// Slots of its own for a queue, as NAME=SLOTS; may be given several times
+    #[arg(long = "queue", value_name = "NAME=SLOTS", value_parser = queue_slots)]
+    pub(crate) queues: Vec<(String, usize)>,
+
+    /// How long running attempts may go on after a signal
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub(crate) drain: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SubmitArgs {
+    /// The task: http, data, email, or one of your own program's
+    pub(crate) task: String,
+
+    /// Its arguments: a JSON object, @FILE, or - for standard input
+    #[arg(long, default_value = "{}")]
+    pub(crate) args: String,
+
+    /// The queue to wait in
+    #[arg(long, default_value = "default")]
+    pub(crate) queue: String,
+
+    /// How urgent it is: 0 to 9, 9 first
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+    pub(crate) priority: u8,
+
+    /// Not before this long from now: 10s, 5m, 2h
+    #[arg(long, value_parser = duration)]
+    pub(crate) delay: Option<Duration>,
+
+    /// How many attempts it has in all
+    #[arg(long)]
+    pub(crate) max_attempts: Option<u32>,
+
+    /// How long one attempt may take: 500ms, 30s, 5m
+    #[arg(long, value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// What limits and fairness count it by: a tenant, a host
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+
+    /// While an unfinished job has this text, return that one instead
+    #[arg(long)]
+    pub(crate) unique: Option<String>,
+
+    /// Wait for these jobs to end first; may be given several times
+    #[arg(long, value_name = "ID")]
+    pub(crate) after: Vec<JobId>,
+
+    /// Wait for the job to end and print its result
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// List jobs, newest first
+    List(ListArgs),
+    /// Show one job: its state, attempts and log
+    Show {
+        /// The job
+        id: JobId,
+    },
+    /// Follow what happens, to some jobs until they end, or to all until Ctrl-C
+    Watch {
+        /// Which jobs; none: all
+        ids: Vec<JobId>,
+    },
+    /// Cancel jobs; one that runs is asked to end
+    Cancel {
+        /// Which jobs
+        #[arg(required = true)]
+        ids: Vec<JobId>,
+    },
+    /// Make ended jobs ready again, with all their attempts
+    Retry {
+        /// Which jobs
+        #[arg(required = true)]
+        ids: Vec<JobId>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ListArgs {
+    /// Only in this state; may be given several times: delayed, blocked, ready, running, retrying,
+    /// succeeded, failed, cancelled
+    #[arg(long = "state")]
+    pub(crate) states: Vec<StateName>,
+
+    /// Only of this queue
+    #[arg(long)]
+    pub(crate) queue: Option<String>,
+
+    /// Only of this task
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+
+    /// Only with this key
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+
+    /// How many, up to 1000
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+
+    /// Only jobs older than this one: the `next` of the page before
+    #[arg(long, value_name = "ID")]
+    pub(crate) before: Option<JobId>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FetchArgs {
+    /// A file with one URL a line; - for standard input; # begins a comment
+    pub(crate) urls: PathBuf,
+
+    /// How many requests at once
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) concurrency: u16,
+
+    /// How many requests a time, over all hosts: 10/s, 100/min
+    #[arg(long)]
+    pub(crate) rate: Option<taskloom_flow::Rate>,
+
+    /// How long one attempt may take
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// How many attempts each URL has
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) max_attempts: u32,
+
+    /// What to take out of each page
+    #[arg(long, value_enum)]
+    pub(crate) extract: Option<Extract>,
+
+    /// First fetch one by one, without jobs, and print the speed-up
+    #[arg(long)]
+    pub(crate) compare: bool,
+
+    /// Fetch everything anew instead of going on with an unfinished fetch of the same list
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Extract {
+    /// The HTML title
+    Title,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchArgs {
+    /// How many jobs
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub(crate) jobs: u32,
+
+    /// How many attempts run at once
+    #[arg(long, default_value_t = 100)]
+    pub(crate) workers: usize,
+
+    /// Bytes of arguments a job
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub(crate) args_bytes: u32,
+
+    /// Keep the store in this folder instead of a temporary one beside the working directory
+    #[arg(long)]
+    pub(crate) folder: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DemoArgs {
+    /// Run the workload once and exit, asking nothing
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// Where the store and the results lie
+    #[arg(long, default_value = "taskloom-demo")]
+    pub(crate) folder: PathBuf,
+
+    /// Switch the faults of the local server off
+    #[arg(long)]
+    pub(crate) no_faults: bool,
+
+    /// Forget an earlier demo in the folder
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    taskloom::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn queue_slots(text: &str) -> Result<(String, usize), String> {
+    let slots = text.split_once('=').and_then(|(name, n)| Some((name, n.parse().ok()?)));
+    match slots {
+        Some((name, slots)) if !name.is_empty() && 0 < slots => Ok((name.to_owned(), slots)),
+        _ => Err("give a queue and its slots as NAME=SLOTS, such as web=20".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn queues_have_a_name_and_slots() {
+        assert_eq!(queue_slots("web=20"), Ok(("web".into(), 20)));
+        for bad in ["web", "=3", "web=0", "web=x"] {
+            queue_slots(bad).unwrap_err();
+        }
+    }
+}

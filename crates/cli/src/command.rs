@@ -1,0 +1,38 @@
+//! The commands, one file each.
+
+mod bench;
+mod fetch;
+mod jobs;
+mod serve;
+mod submit;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::CommandFactory;
+
+use crate::args::{Args, Command};
+
+/// Where a command works and how it answers.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) store: String,
+    pub(crate) json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let place = Place { store: args.store, json: args.json };
+    match args.command {
+        Command::Serve(args) => serve::run(&place, args).await,
+        Command::Submit(args) => submit::run(&place, *args).await,
+        Command::Jobs(command) => jobs::run(&place, command).await,
+        Command::Fetch(args) => fetch::run(&place, args).await,
+        Command::Bench(args) => bench::run(&place, args).await,
+        Command::Demo(args) => crate::demo::run(args, place.json).await,
+        Command::Completions { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(shell, &mut command, "taskloom", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

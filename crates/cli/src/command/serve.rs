@@ -1,0 +1,35 @@
+//! `taskloom serve`: run jobs until a signal comes.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use taskloom::TaskSystem;
+
+use super::Place;
+use crate::args::ServeArgs;
+
+pub(super) async fn run(place: &Place, args: ServeArgs) -> Result<ExitCode> {
+    let mut builder = TaskSystem::open(&place.store)
+        .builtin_tasks()
+        .max_workers(args.workers)
+        .drain_deadline(args.drain);
+    if let Some(n) = args.blocking_workers {
+        builder = builder.blocking_workers(n);
+    }
+    for (name, slots) in args.queues {
+        builder = builder.queue(name, slots);
+    }
+    let system = builder.start().await?;
+    let info = system.store().info();
+    if place.json {
+        crate::print::json(&serde_json::json!({"serving": info}))?;
+    } else {
+        let (store, synchronous) = (&info.store, info.synchronous);
+        crate::print::line(format!(
+            "serving {store} (synchronous={synchronous}) with the tasks http, data and email\n\
+             Ctrl-C drains; a second one stops at once"
+        ))?;
+    }
+    system.run_until_signal().await?;
+    Ok(ExitCode::SUCCESS)
+}

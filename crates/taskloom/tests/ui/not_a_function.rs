@@ -1,0 +1,11 @@
+use taskloom::task;
+
+#[task]
+pub struct Fetch {
+    url: String,
+}
+
+#[task]
+mod tasks {}
+
+fn main() {}
