@@ -78,7 +78,8 @@ impl Node {
         registry: Registry,
         config: NodeConfig,
     ) -> Result<Node, StoreError> {
-        let new_node = NewNode { name: config.name.clone(), pid: std::process::id() };
+        let tasks = registry.iter().map(|it| Arc::clone(&it.name)).collect();
+        let new_node = NewNode { name: config.name.clone(), pid: std::process::id(), tasks };
         let id = store.register(new_node.clone()).await?;
         let board = Arc::new(Board::new(id));
         rescue(&*store, &board).await;

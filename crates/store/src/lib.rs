@@ -13,6 +13,7 @@ mod error;
 mod types;
 
 #[cfg(feature = "conformance")]
+#[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -56,7 +57,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Adds a node and takes its liveness lock.
     fn register(&self, node: NewNode) -> Verb<'_, NodeId>;
 
-    /// Removes a node that has given everything back, and frees its liveness lock.
+    /// Removes a node that has given everything back, and frees its liveness lock. What it still
+    /// holds is taken from it as from a dead node.
     fn retire(&self, node: NodeId) -> Verb<'_, ()>;
 
     /// Renews the leases of a node, keeps what its attempts said, and tells what it must know.

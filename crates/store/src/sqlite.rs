@@ -8,6 +8,7 @@ mod batch;
 mod claim;
 mod codec;
 mod engine;
+mod inbox;
 mod keys;
 mod moves;
 mod nodes;

@@ -184,6 +184,8 @@ pub struct NewNode {
     pub name: String,
     /// The process id.
     pub pid: u32,
+    /// The tasks it can run.
+    pub tasks: Vec<Arc<str>>,
 }
 
 /// A node that takes part.
@@ -195,6 +197,8 @@ pub struct NodeView {
     pub name: String,
     /// Its process id.
     pub pid: u32,
+    /// The tasks it can run.
+    pub tasks: Vec<Arc<str>>,
     /// When it registered.
     pub started: Time,
     /// Its last sign of life.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use taskloom::{
-    Changed, Event, EventCursor, Filter, JobId, JobView, Page, StateName, TaskSystem, Time,
+    Changed, Event, EventCursor, Filter, JobId, JobView, NodeView, Page, StateName, TaskSystem,
+    Time,
 };
 
 use super::Place;
@@ -36,8 +37,7 @@ pub(super) async fn run(place: &Place, command: JobsCommand) -> Result<ExitCode>
 }
 
 async fn list(place: &Place, system: &TaskSystem, args: ListArgs) -> Result<ExitCode> {
-    let filter =
-        Filter { states: args.states, queue: args.queue, task: args.task, key: args.key };
+    let filter = Filter { states: args.states, queue: args.queue, task: args.task, key: args.key };
     let page = Page { before: args.before, limit: usize::from(args.limit) };
     let listed = system.store().list(filter, page).await?;
     if place.json {
@@ -45,9 +45,12 @@ async fn list(place: &Place, system: &TaskSystem, args: ListArgs) -> Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     if listed.jobs.is_empty() && listed.next.is_none() {
-        print::line("no jobs here; submit one with `taskloom submit http --args '{\"url\": \"…\"}'`")?;
+        print::line(
+            "no jobs here; submit one with `taskloom submit http --args '{\"url\": \"…\"}'`",
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
+    let nodes = system.store().nodes().await?;
     let mut table = print::table(["id", "task", "queue", "state", "attempts", "created", "note"]);
     for job in &listed.jobs {
         table.add_row(vec![
@@ -57,7 +60,7 @@ async fn list(place: &Place, system: &TaskSystem, args: ListArgs) -> Result<Exit
             print::state(job.state),
             format!("{}/{}", job.attempts, job.max_attempts).into(),
             print::time(job.created).into(),
-            note(job).into(),
+            note(job, &nodes).into(),
         ]);
     }
     print::line(table.to_string())?;
@@ -68,7 +71,7 @@ async fn list(place: &Place, system: &TaskSystem, args: ListArgs) -> Result<Exit
 }
 
 /// What matters most about a job in its state, on one line.
-fn note(job: &JobView) -> String {
+fn note(job: &JobView, nodes: &[NodeView]) -> String {
     let said = job.error.as_ref().map(|it| print::short(&it.message, 60));
     match job.state {
         StateName::Delayed => job.due.map(|at| format!("due {}", print::time(at))),
@@ -86,6 +89,10 @@ fn note(job: &JobView) -> String {
             let reason = job.reason.map_or("", |it| it.as_str());
             Some(format!("{reason}: {}", said.unwrap_or_default()))
         }
+        StateName::Ready if nodes.is_empty() => Some("waits: no node is running".into()),
+        StateName::Ready if !nodes.iter().any(|it| it.tasks.contains(&job.task)) => {
+            Some(format!("waits: no running node has the task `{}`", job.task))
+        }
         StateName::Ready | StateName::Succeeded | StateName::Cancelled => None,
     }
     .unwrap_or_default()
@@ -97,6 +104,7 @@ async fn show(place: &Place, system: &TaskSystem, id: JobId) -> Result<ExitCode>
     let Some(job) = job else { return Err(NotFound(id.to_string()).into()) };
     let attempts = store.attempts(id).await?;
     let logs = store.logs(id, LOG_LINES).await?;
+    let nodes = store.nodes().await?;
     if place.json {
         print::json(&serde_json::json!({"job": job, "attempts": attempts, "logs": logs}))?;
         return Ok(ExitCode::SUCCESS);
@@ -110,7 +118,7 @@ async fn show(place: &Place, system: &TaskSystem, id: JobId) -> Result<ExitCode>
     row("task", job.task.to_string());
     row("queue", job.queue.to_string());
     row("state", job.state.to_string());
-    row("note", note(&job));
+    row("note", note(&job, &nodes));
     row("priority", job.priority.level().to_string());
     row("attempts", format!("{} of {}", job.attempts, job.max_attempts));
     row("crashes", none_if_zero(job.crashes));
@@ -182,6 +190,7 @@ async fn watch(place: &Place, system: &TaskSystem, ids: Vec<JobId>) -> Result<Ex
     let store = system.store();
     let mut changed = store.notices().changed;
     let mut cursor = store.events(EventCursor::END, 0).await?.next;
+    let nodes = store.nodes().await?;
     let mut left: HashSet<JobId> = HashSet::new();
     let mut has_failed = false;
     for (id, view) in ids.iter().zip(store.get(ids.clone()).await?) {
@@ -190,7 +199,7 @@ async fn watch(place: &Place, system: &TaskSystem, ids: Vec<JobId>) -> Result<Ex
         if place.json {
             print::json(&view)?;
         } else {
-            print::line(format!("{id}  {}  {} {}", view.task, view.state, note(&view)))?;
+            print::line(format!("{id}  {}  {} {}", view.task, view.state, note(&view, &nodes)))?;
         }
         if !view.state.is_ended() {
             left.insert(*id);

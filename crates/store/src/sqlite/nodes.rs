@@ -56,12 +56,13 @@ fn is_free(folder: Option<&Path>, name: &str) -> bool {
 impl Engine {
     pub(super) fn register(&mut self, node: &NewNode, lock: &str) -> Result<NodeId> {
         let now = self.now.as_millis();
+        let tasks = serde_json::to_string(&node.tasks).expect("names are plain data");
         self.conn
             .prepare_cached(
-                "INSERT INTO nodes (name, pid, started, heartbeat, lock) \
-                 VALUES (?1, ?2, ?3, ?3, ?4)",
+                "INSERT INTO nodes (name, pid, started, heartbeat, lock, tasks) \
+                 VALUES (?1, ?2, ?3, ?3, ?4, ?5)",
             )?
-            .execute(params![node.name, node.pid, now, lock])?;
+            .execute(params![node.name, node.pid, now, lock, tasks])?;
         self.tally.told.changed = true;
         Ok(NodeId(u64::try_from(self.conn.last_insert_rowid()).unwrap_or(0)))
     }

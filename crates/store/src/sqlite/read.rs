@@ -288,17 +288,20 @@ pub(super) fn counts(conn: &Connection) -> Result<Vec<Count>> {
 
 pub(super) fn nodes(conn: &Connection) -> Result<Vec<NodeView>> {
     let mut find =
-        conn.prepare_cached("SELECT id, name, pid, started, heartbeat FROM nodes ORDER BY id")?;
-    let rows = find.query_map([], |row| {
-        Ok(NodeView {
+        conn.prepare_cached("SELECT id, name, pid, started, heartbeat, tasks FROM nodes ORDER BY id")?;
+    let mut rows = find.query([])?;
+    let mut nodes = Vec::new();
+    while let Some(row) = rows.next()? {
+        nodes.push(NodeView {
             id: NodeId(row.get(0)?),
             name: row.get(1)?,
             pid: row.get(2)?,
             started: Time::from_millis(row.get(3)?),
             heartbeat: Time::from_millis(row.get(4)?),
-        })
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+            tasks: parse(&row.get::<_, String>(5)?)?,
+        });
+    }
+    Ok(nodes)
 }
 
 /// The keys of ended jobs that may be forgotten; found on a reader, so that the writer only

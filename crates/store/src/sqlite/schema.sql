@@ -134,5 +134,7 @@ CREATE TABLE nodes (
     pid INTEGER NOT NULL,
     started INTEGER NOT NULL,
     heartbeat INTEGER NOT NULL,
-    lock TEXT NOT NULL
+    lock TEXT NOT NULL,
+    -- The names of the tasks it can run: a JSON array.
+    tasks TEXT NOT NULL
 );

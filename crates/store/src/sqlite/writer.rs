@@ -1,6 +1,6 @@
 //! The writer thread: one connection, and group commit.
 //!
-//! Calls that arrive while a commit is under way wait in the channel and ride the next one
+//! Calls that arrive while a commit is under way wait in the inbox and ride the next one
 //! together; nobody is delayed on purpose. A call that is refused leaves nothing behind and does
 //! not trouble the others; an error of the database takes the whole transaction back.
 
@@ -8,13 +8,13 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::engine::{Engine, Result};
+use super::inbox::{Arrived, Inbox};
 use super::tally::Told;
 use crate::{Clock, Notices, StoreError};
 
@@ -27,7 +27,7 @@ const COMMIT_TIME_MAX: Duration = Duration::from_millis(50);
 /// How often an idle writer looks whether another process has committed: soon after something
 /// happened, and when nothing has for [`QUIET_AFTER`].
 const LOOK_BUSY: Duration = Duration::from_millis(2);
-const LOOK_QUIET: Duration = Duration::from_millis(10);
+const LOOK_QUIET: Duration = Duration::from_millis(16);
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells the caller how the commit went.
@@ -49,7 +49,7 @@ pub(super) struct Writer {
 
 enum Way {
     Thread {
-        calls: Mutex<Option<SyncSender<Call>>>,
+        calls: Arc<Inbox<Call>>,
         room: Arc<Semaphore>,
         thread: Option<std::thread::JoinHandle<()>>,
     },
@@ -108,13 +108,13 @@ impl Writer {
 
     pub(super) fn thread(engine: Engine, clock: Arc<dyn Clock>, path: PathBuf) -> Result<Writer> {
         let tells = Tells::new();
-        let (calls, inbox) = sync_channel(CALLS_MAX);
+        let calls = Arc::new(Inbox::new());
+        let inbox = Arc::clone(&calls);
         let to_tell = Arc::clone(&tells);
         let thread = std::thread::Builder::new()
             .name("taskloom-writer".into())
             .spawn(move || Loop { engine, clock, tells: to_tell, inbox }.run())
             .map_err(|error| StoreError::CantOpen { path, why: error.to_string() })?;
-        let calls = Mutex::new(Some(calls));
         let room = Arc::new(Semaphore::new(CALLS_MAX));
         Ok(Writer { way: Way::Thread { calls, room, thread: Some(thread) }, tells })
     }
@@ -153,8 +153,8 @@ impl Writer {
             }
             Way::Thread { calls, room, .. } => {
                 let permit = Arc::clone(room).acquire_owned().await.ok();
-                let sender = calls.lock().clone().ok_or(StoreError::Closed)?;
-                sender.try_send(Call { work, _permit: permit }).map_err(|_| StoreError::Closed)?;
+                let call = Call { work, _permit: permit };
+                calls.put(call).map_err(|_| StoreError::Closed)?;
             }
         }
         receiver.await.unwrap_or(Err(StoreError::Closed))
@@ -175,7 +175,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Way::Thread { calls, thread, .. } = &mut self.way {
-            calls.lock().take();
+            calls.close();
             if let Some(thread) = thread.take() {
                 thread.join().ok();
             }
@@ -187,33 +187,32 @@ struct Loop {
     engine: Engine,
     clock: Arc<dyn Clock>,
     tells: Arc<Tells>,
-    inbox: Receiver<Call>,
+    inbox: Arc<Inbox<Call>>,
 }
 
 impl Loop {
     fn run(mut self) {
+        let mut calls = Vec::new();
         let mut works = VecDeque::new();
         let mut busy_at = Instant::now();
         loop {
             let look = if busy_at.elapsed() < QUIET_AFTER { LOOK_BUSY } else { LOOK_QUIET };
-            match self.inbox.recv_timeout(look) {
-                Ok(call) => works.push_back(call.work),
-                Err(RecvTimeoutError::Timeout) => {
+            match self.inbox.take(COMMIT_CALLS_MAX, look, &mut calls) {
+                Arrived::Some => works.extend(calls.drain(..).map(|it| it.work)),
+                Arrived::Nothing => {
                     if self.look() {
                         busy_at = Instant::now();
                     }
                     continue;
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            while works.len() < COMMIT_CALLS_MAX {
-                let Ok(call) = self.inbox.try_recv() else { break };
-                works.push_back(call.work);
+                Arrived::Closed => break,
             }
             while !works.is_empty() {
-                transact(&mut self.engine, self.clock.as_ref(), &self.tells, &mut works);
+                // A heartbeat moves no job: a node that only beats is quiet.
+                if transact(&mut self.engine, self.clock.as_ref(), &self.tells, &mut works) {
+                    busy_at = Instant::now();
+                }
             }
-            busy_at = Instant::now();
         }
         self.engine.conn.execute_batch("PRAGMA optimize").ok();
     }
@@ -230,7 +229,13 @@ impl Loop {
 }
 
 /// Does the works in one transaction and answers each. Takes as many as fit the time of a commit.
-fn transact(engine: &mut Engine, clock: &dyn Clock, tells: &Tells, works: &mut VecDeque<Work>) {
+/// Returns whether jobs have moved.
+fn transact(
+    engine: &mut Engine,
+    clock: &dyn Clock,
+    tells: &Tells,
+    works: &mut VecDeque<Work>,
+) -> bool {
     let began = Instant::now();
     let mut replies = Vec::with_capacity(works.len());
     let mut failed = engine.begin(clock.now()).err();
@@ -262,7 +267,7 @@ fn transact(engine: &mut Engine, clock: &dyn Clock, tells: &Tells, works: &mut V
     for reply in replies {
         reply(answer.clone());
     }
-    if let Ok(told) = committed {
-        tells.tell(told);
-    }
+    let told = committed.unwrap_or_default();
+    tells.tell(told);
+    told.ready || told.changed
 }
