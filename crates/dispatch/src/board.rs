@@ -1,35 +1,41 @@
 //! The board: the attempts under way on this node, for the heartbeat and for cancellation.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use taskloom_model::{Fence, JobId, NodeId};
 use taskloom_store::{NewLog, Sign};
+use tokio::sync::watch;
 
 use crate::{CancelReason, Ctx, LogLine};
 
 /// The attempts under way. The dispatcher writes; the heartbeat and the drain read.
 #[derive(Debug)]
 pub(crate) struct Board {
-    node: AtomicU64,
+    /// Written by the heartbeat; the dispatcher hears of it.
+    node: watch::Sender<NodeId>,
     attempts: Mutex<HashMap<JobId, (Fence, Ctx)>>,
 }
 
 impl Board {
     pub(crate) fn new(node: NodeId) -> Self {
-        Board { node: AtomicU64::new(node.0), attempts: Mutex::default() }
+        Board { node: watch::Sender::new(node), attempts: Mutex::default() }
     }
 
     /// The node that this process is now. It changes when it was taken for dead.
     pub(crate) fn node(&self) -> NodeId {
-        NodeId(self.node.load(Ordering::Acquire))
+        *self.node.borrow()
+    }
+
+    /// Tells when this process has become another node.
+    pub(crate) fn watch_node(&self) -> watch::Receiver<NodeId> {
+        self.node.subscribe()
     }
 
     /// This process is another node now: whatever runs has lost its lease.
     pub(crate) fn reborn(&self, node: NodeId) {
         self.cancel_all(CancelReason::LeaseLost);
-        self.node.store(node.0, Ordering::Release);
+        self.node.send_replace(node);
     }
 
     pub(crate) fn add(&self, id: JobId, fence: Fence, ctx: Ctx) {

@@ -25,6 +25,8 @@ pub(crate) enum Mode {
     Work,
     /// Claim nothing more; let what runs go on until then.
     Drain(Instant),
+    /// End what runs now, and give it back.
+    Stop,
 }
 
 /// How many ended attempts one call records at most: bounds the memory of a commit.
@@ -54,6 +56,7 @@ pub(crate) struct Dispatcher {
     offload: Arc<Offload>,
     mode: watch::Receiver<Mode>,
     ready: watch::Receiver<u64>,
+    node: watch::Receiver<NodeId>,
     grace: Duration,
     attempts: TaskGroup,
     ended_in: mpsc::Sender<Ended>,
@@ -67,6 +70,7 @@ pub(crate) struct Dispatcher {
 /// Why the dispatcher woke.
 enum Wake {
     Mode,
+    Reborn,
     Answer(Result<Finished, StoreError>),
     Ended,
     Ready,
@@ -93,6 +97,7 @@ impl Dispatcher {
         let capacity = pools.iter().map(Pool::capacity).sum::<usize>().max(1);
         let (ended_in, ended_out) = mpsc::channel(capacity);
         let ready = store.notices().ready;
+        let node = board.watch_node();
         Dispatcher {
             store,
             clock,
@@ -102,6 +107,7 @@ impl Dispatcher {
             offload,
             mode,
             ready,
+            node,
             grace,
             attempts: TaskGroup::new(),
             ended_in,
@@ -122,6 +128,10 @@ impl Dispatcher {
             match mode {
                 Mode::Work => self.begin_waiting(),
                 Mode::Drain(_) => self.give_back_waiting().await,
+                Mode::Stop => {
+                    self.board.cancel_all(CancelReason::Drain);
+                    return self.abandon().await;
+                }
             }
             self.call_store(mode);
             if mode != Mode::Work && self.is_idle() {
@@ -130,6 +140,7 @@ impl Dispatcher {
             let wake = self.wait(mode, is_cancelled, &mut batch).await;
             match wake {
                 Wake::Mode | Wake::Ready => {}
+                Wake::Reborn => self.reborn(),
                 Wake::Answer(answer) => self.answered(answer),
                 Wake::Ended => self.ended(&mut batch),
                 Wake::Later => self.not_before = None,
@@ -161,7 +172,7 @@ impl Dispatcher {
         };
         let later = self.not_before;
         let out_of_time = match mode {
-            Mode::Work => None,
+            Mode::Work | Mode::Stop => None,
             // After the wish to end, the grace of the attempts and a little for the store.
             Mode::Drain(at) if is_cancelled => Some(at + self.grace + BACKOFF_MAX),
             Mode::Drain(at) => Some(at),
@@ -172,6 +183,8 @@ impl Dispatcher {
                 // The node is gone without a drain: nobody waits for an orderly end.
                 if changed.is_err() { Wake::OutOfTime } else { Wake::Mode }
             }
+            // Before the answer, which may hold the first claims of the new node.
+            _ = self.node.changed() => Wake::Reborn,
             answer = answer => Wake::Answer(answer),
             n = self.ended_out.recv_many(batch, FINISH_MAX), if self.to_finish.len() < FINISH_MAX => {
                 debug_assert!(0 < n, "the dispatcher holds a sender itself");
@@ -180,6 +193,15 @@ impl Dispatcher {
             _ = self.ready.changed(), if !is_calling => Wake::Ready,
             () = sleep_until(later) => Wake::Later,
             () = sleep_until(out_of_time) => Wake::OutOfTime,
+        }
+    }
+
+    /// This process is another node now: what it has claimed belongs to others, and what the store
+    /// refused to the old node it may give to the new one.
+    fn reborn(&mut self) {
+        for pool in &mut self.pools {
+            pool.take_waiting();
+            pool.look_again();
         }
     }
 
@@ -241,14 +263,15 @@ impl Dispatcher {
                 tracing::warn!(job = %ended.id, outcome = word, %refusal, "a late outcome is refused");
             }
         }
+        // A node that was taken for dead gets nothing, but that says nothing of the queues; and what
+        // it got before belongs to others now.
+        if call.node != self.board.node() {
+            return;
+        }
         let mut n_claimed = vec![0; self.pools.len()];
         for claimed in finished.claimed {
             n_claimed[claimed.demand] += 1;
             self.pools[claimed.demand].wait(claimed);
-        }
-        // A node that was taken for dead gets nothing, but that says nothing of the queues.
-        if call.node != self.board.node() {
-            return;
         }
         for (place, pool) in self.pools.iter_mut().enumerate() {
             if n_claimed[place] < call.demanded[place] {
@@ -336,11 +359,22 @@ impl Dispatcher {
 
     /// The last step of a drain: attempts that ignored the wish to end are given back.
     async fn abandon(&mut self) {
+        if let Some(call) = &mut self.call {
+            // What it claims must be given back too, or it would count as a crash.
+            let answer = (&mut call.answer).await;
+            self.answered(answer);
+        }
+        self.give_back_waiting().await;
+        let mut batch = Vec::new();
+        while let Ok(ended) = self.ended_out.try_recv() {
+            batch.push(ended);
+        }
+        self.ended(&mut batch);
         let left = self.board.ids();
-        if left.is_empty() {
+        if left.is_empty() && self.to_finish.is_empty() {
             return;
         }
-        tracing::warn!(n = left.len(), "attempts ignored the drain and are given back");
+        tracing::warn!(n = left.len(), "attempts that still run are given back");
         let now = self.clock.now();
         let mut ended = std::mem::take(&mut self.to_finish);
         ended.extend(left.into_iter().map(|(id, fence)| interrupted(id, fence, now)));

@@ -158,9 +158,9 @@ impl Node {
 pub struct Hurry(watch::Sender<Mode>);
 
 impl Hurry {
-    /// Asks everything that runs to end now.
+    /// Ends everything that runs now, without its grace, and gives it back.
     pub fn now(&self) {
-        self.0.send(Mode::Drain(Instant::now())).ok();
+        self.0.send(Mode::Stop).ok();
     }
 }
 

@@ -97,6 +97,11 @@ impl Pool {
         self.look_ahead = usize::midpoint(self.look_ahead, 2 * ended).min(LOOK_AHEAD_MAX);
     }
 
+    /// What the store said before holds no longer.
+    pub(crate) fn look_again(&mut self) {
+        self.dry_at = None;
+    }
+
     /// The store had nothing more for it.
     pub(crate) fn dry(&mut self, version: u64) {
         self.dry_at = Some(version);

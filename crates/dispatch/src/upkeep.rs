@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskloom_store::{Clock, PROMOTE_MAX, Prune, Store};
+use taskloom_store::{Clock, NodeView, PROMOTE_MAX, Prune, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::Retention;
@@ -64,6 +64,11 @@ pub(crate) async fn rescue_loop(store: Arc<dyn Store>, board: Arc<Board>, stop: 
 
 /// Takes their jobs from dead nodes, once.
 pub(crate) async fn rescue(store: &dyn Store, board: &Board) {
+    // A look costs no commit, and most nodes are alone.
+    let is_alone = |nodes: Vec<NodeView>| nodes.iter().all(|it| it.id == board.node());
+    if store.nodes().await.is_ok_and(is_alone) {
+        return;
+    }
     match store.rescue(Some(board.node())).await {
         Ok(rescued) => {
             for it in rescued {

@@ -225,7 +225,7 @@ impl TaskSystem {
         Ok(())
     }
 
-    /// Works until SIGINT or SIGTERM, then drains. A second signal asks everything to end at once.
+    /// Works until SIGINT or SIGTERM, then drains. A second signal ends everything at once.
     ///
     /// # Errors
     /// What the store says while draining.
@@ -244,7 +244,7 @@ impl TaskSystem {
         draining.await
     }
 
-    /// Ends a drain that is under way: what runs is asked to end now.
+    /// Ends a drain that is under way: what runs is ended now, without its grace, and given back.
     pub fn hurry(&self) {
         if let Some(hurry) = &self.0.hurry {
             hurry.now();
