@@ -52,8 +52,7 @@ fn timed(n_jobs: u32, run: impl FnOnce() -> Result<()>) -> Result<(f64, f64)> {
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks: f64 =
-        fields.iter().skip(11).take(2).filter_map(|it| it.parse::<f64>().ok()).sum();
+    let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|it| it.parse::<f64>().ok()).sum();
     ticks / 100.0
 }
 
@@ -97,8 +96,8 @@ fn insert(conn: &Connection, first: u32, n: u32, args: &str) -> Result<()> {
 }
 
 fn claim(conn: &Connection) -> Result<Vec<i64>> {
-    let mut find = conn
-        .prepare_cached("SELECT job FROM ready WHERE lane = 1 ORDER BY rank, job LIMIT ?1")?;
+    let mut find =
+        conn.prepare_cached("SELECT job FROM ready WHERE lane = 1 ORDER BY rank, job LIMIT ?1")?;
     let ids: Vec<i64> =
         find.query_map([BATCH], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let Some(last) = ids.last() else { return Ok(ids) };

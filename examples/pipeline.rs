@@ -6,7 +6,7 @@ use taskloom::prelude::*;
 /// Runs on a thread: a plain `fn` may take its time without holding up async tasks.
 #[task]
 fn count_primes(below: u64) -> Result<u64, TaskError> {
-    let is_prime = |n: &u64| (2..).take_while(|d| d * d <= *n).all(|d| n % d != 0);
+    let is_prime = |n: &u64| (2..).take_while(|d| d * d <= *n).all(|d| !n.is_multiple_of(d));
     Ok((2..below).filter(is_prime).count() as u64)
 }
 

@@ -39,7 +39,8 @@ async fn main() -> Result<(), taskloom::Error> {
     let count = CountWords { total: Arc::clone(&total) };
     let texts = ["to be or not to be", "that is the question"];
     let jobs: Vec<_> = texts.map(|it| count.invoke(Text { text: it.into() })).into();
-    let system = TaskSystem::open("sqlite://words.db").queue("words", 4).task(count).start().await?;
+    let system =
+        TaskSystem::open("sqlite://words.db").queue("words", 4).task(count).start().await?;
     let handles = system.submit(jobs).await?;
     println!("{:?}, {} in all", system.gather(handles).await?, total.load(Ordering::Relaxed));
     system.drain().await

@@ -68,7 +68,11 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<ExitCode> {
     system.drain().await?;
     group.drain(DRAIN_MAX).await;
     let Some(summary) = worked? else { return Ok(ExitCode::from(INTERRUPTED)) };
-    if json { crate::print::json(&summary)? } else { summary.print(&folder)? }
+    if json {
+        crate::print::json(&summary)?
+    } else {
+        summary.print(&folder)?
+    }
     let is_good = summary.is_as_expected();
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
@@ -76,7 +80,8 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<ExitCode> {
 impl World {
     async fn start(group: &mut TaskGroup, folder: &Folder, no_faults: bool) -> Result<World> {
         // The first connection for mail is turned away, as by a busy server.
-        let (faults, n_busy) = if no_faults { (Faults::none(), 0) } else { (Faults::bad_day(1), 1) };
+        let (faults, n_busy) =
+            if no_faults { (Faults::none(), 0) } else { (Faults::bad_day(1), 1) };
         let server = Server::start(group, faults).await.context("can't start the web server")?;
         let catcher = MailCatcher::start(group, folder.mail(), n_busy).await;
         Ok(World { server, catcher: catcher.context("can't start the mail catcher")? })
@@ -134,10 +139,16 @@ async fn work(
     show.end();
     if is_interrupted {
         let n_ended = n_jobs - show.n_left();
-        eprintln!("stopped with {n_ended} of {n_jobs} jobs ended; the same command goes on from here");
+        eprintln!(
+            "stopped with {n_ended} of {n_jobs} jobs ended; the same command goes on from here"
+        );
         return Ok(None);
     }
-    let served = world.server.served();
-    let seen = Seen { n_retries: show.n_retries(), served, took: clock.elapsed() };
+    let seen = Seen {
+        n_retries: show.n_retries(),
+        served: world.server.served(),
+        n_caught: world.catcher.n_messages(),
+        took: clock.elapsed(),
+    };
     Ok(Some(Summary::of(&run, system, folder, seen).await?))
 }

@@ -38,7 +38,11 @@ pub(crate) struct NotFound(pub(crate) String);
 
 impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "there is no job {} in this store; `taskloom jobs list` shows those there are", self.0)
+        write!(
+            f,
+            "there is no job {} in this store; `taskloom jobs list` shows those there are",
+            self.0
+        )
     }
 }
 
@@ -71,6 +75,7 @@ fn classify(error: &anyhow::Error) -> (u8, &'static str) {
 fn of_store(error: &StoreError) -> u8 {
     match error {
         StoreError::TooLarge { .. }
+        | StoreError::Empty { .. }
         | StoreError::UnknownDependency { .. }
         | StoreError::Policy(_)
         | StoreError::Args { .. }

@@ -16,7 +16,11 @@ pub(crate) fn set_up_logging(filter: &str, json: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     // A second set-up can only happen in tests.
-    if json { logs.json().try_init().ok() } else { logs.compact().try_init().ok() };
+    if json {
+        logs.json().try_init().ok()
+    } else {
+        logs.compact().try_init().ok()
+    };
 }
 
 /// Whether a person looks at standard output.

@@ -21,6 +21,12 @@ pub enum StoreError {
         /// The bound.
         max: usize,
     },
+    /// A name is empty.
+    #[error("{what} is empty; give it at least one character, or leave it out")]
+    Empty {
+        /// Which one.
+        what: &'static str,
+    },
     /// A job was to wait for one that the store does not have.
     #[error("no job {id} to depend on; it was never accepted here, or is pruned")]
     UnknownDependency {
@@ -126,6 +132,7 @@ impl StoreError {
     pub fn code(&self) -> &'static str {
         match self {
             StoreError::TooLarge { .. } => "store.too_large",
+            StoreError::Empty { .. } => "store.empty",
             StoreError::UnknownDependency { .. } => "store.unknown_dependency",
             StoreError::Policy(_) => "store.policy",
             StoreError::Args { .. } => "store.args",

@@ -18,7 +18,7 @@ fn in_memory(clock: &ManualClock) -> Arc<dyn Store> {
 
 async fn check_in_memory(seed: u64) -> Summary {
     let clock = clock();
-    lockstep(in_memory(&clock), clock, seed, 300).await.unwrap()
+    lockstep(in_memory(&clock), clock, seed, 300).await.unwrap_or_else(|broken| panic!("{broken}"))
 }
 
 async fn check_in_a_file(seed: u64) -> Summary {
@@ -26,7 +26,7 @@ async fn check_in_a_file(seed: u64) -> Summary {
     let options = SqliteOptions { synchronous: Synchronous::Normal, ..SqliteOptions::default() };
     let path = folder.path().join("jobs.db");
     let store = SqliteStore::open(path, options, Arc::new(clock.clone())).unwrap();
-    lockstep(Arc::new(store), clock, seed, 300).await.unwrap()
+    lockstep(Arc::new(store), clock, seed, 300).await.unwrap_or_else(|broken| panic!("{broken}"))
 }
 
 #[track_caller]

@@ -196,8 +196,7 @@ impl Builder {
 
     fn node_config(&self) -> NodeConfig {
         let own: Arc<[Arc<str>]> = self.queues.iter().map(|(name, _)| Arc::clone(name)).collect();
-        let mut pools =
-            vec![PoolConfig { queues: Queues::Except(own), slots: self.max_workers }];
+        let mut pools = vec![PoolConfig { queues: Queues::Except(own), slots: self.max_workers }];
         for (name, slots) in &self.queues {
             let queues = Queues::Only(Arc::from([Arc::clone(name)]));
             pools.push(PoolConfig { queues, slots: *slots });
@@ -215,7 +214,10 @@ impl Builder {
 }
 
 /// The file of an address, `None` for memory, with the settings behind the question mark.
-fn address(url: &str, mut options: SqliteOptions) -> Result<(Option<PathBuf>, SqliteOptions), Error> {
+fn address(
+    url: &str,
+    mut options: SqliteOptions,
+) -> Result<(Option<PathBuf>, SqliteOptions), Error> {
     let rest = match url.split_once(':') {
         Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
         Some((scheme, rest)) if rest.starts_with("//") || scheme == "postgres" => {

@@ -69,6 +69,9 @@ pub enum InvocationError {
     /// A duration can't be read.
     #[error(transparent)]
     Duration(#[from] DurationError),
+    /// A timeout is zero.
+    #[error("a timeout of zero would stop every attempt before it begins; leave it out for none")]
+    TimeoutZero,
     /// A priority is over 9.
     #[error(transparent)]
     Priority(#[from] PriorityError),
@@ -189,7 +192,11 @@ impl<T> Invocation<T> {
     /// How long one attempt may take: a [`Duration`], or a text such as `"30s"`.
     pub fn timeout(self, timeout: impl IntoDuration) -> Self {
         self.with(|it| {
-            it.timeout = Some(timeout.into_duration()?);
+            let timeout = timeout.into_duration()?;
+            if timeout.is_zero() {
+                return Err(InvocationError::TimeoutZero);
+            }
+            it.timeout = Some(timeout);
             Ok(())
         })
     }

@@ -15,8 +15,11 @@ pub trait Submit: sealed::Sealed + Send {
     fn into_requests(self) -> Result<Vec<Request>, InvocationError>;
 
     #[doc(hidden)]
-    fn handles(accepted: &mut dyn Iterator<Item = Accepted>, n: usize, link: &Link)
-    -> Self::Handles;
+    fn handles(
+        accepted: &mut dyn Iterator<Item = Accepted>,
+        n: usize,
+        link: &Link,
+    ) -> Self::Handles;
 }
 
 mod sealed {

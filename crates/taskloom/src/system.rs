@@ -127,8 +127,7 @@ impl TaskSystem {
         &self,
         handles: impl IntoIterator<Item = JobHandle<T>>,
     ) -> Result<Vec<Result<T, JobError>>, JobError> {
-        let mut ended: Vec<_> =
-            self.ended(handles.into_iter().collect()).await?.collect().await;
+        let mut ended: Vec<_> = self.ended(handles.into_iter().collect()).await?.collect().await;
         ended.sort_unstable_by_key(|(place, ..)| *place);
         Ok(ended.into_iter().map(|(_, _, result)| result).collect())
     }

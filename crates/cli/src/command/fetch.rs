@@ -72,7 +72,11 @@ pub(super) async fn run(place: &Place, args: FetchArgs) -> Result<ExitCode> {
     }
     fetched.sort_by_key(|it| it.line);
     let report = Report::new(fetched, began.elapsed(), one_by_one);
-    if place.json { crate::print::json(&report.summary())? } else { report.print()? }
+    if place.json {
+        crate::print::json(&report.summary())?
+    } else {
+        report.print()?
+    }
     Ok(if report.has_failed() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 

@@ -68,7 +68,9 @@ fn invocation(args: SubmitArgs) -> Result<Invocation<Value>> {
         },
     };
     let value: Value = serde_json::from_str(&text).map_err(|error| {
-        Usage(format!("--args is no JSON: {error}; quote it for the shell, as in --args '{{\"url\": \"…\"}}'"))
+        Usage(format!(
+            "--args is no JSON: {error}; quote it for the shell, as in --args '{{\"url\": \"…\"}}'"
+        ))
     })?;
     let mut invocation = Invocation::named(args.task, value)
         .queue(args.queue)

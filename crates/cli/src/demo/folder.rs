@@ -42,7 +42,8 @@ impl Folder {
         match mark.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let why = format!("another demo is at work in {shown}; give it a --folder of its own");
+                let why =
+                    format!("another demo is at work in {shown}; give it a --folder of its own");
                 return Err(Usage(why).into());
             }
             Err(fs::TryLockError::Error(error)) => {

@@ -13,14 +13,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::print;
 
+/// Of every airport.
 pub(super) const DELAYS_ALL: &str = "delay_all_airports.json";
 pub(super) const DELAYS: &str = "delay_by_airport.json";
+/// In tenths of a millimetre, as it was recorded: whole numbers add up exactly.
+pub(super) const RAIN_TENTHS: &str = "monthly_rain_tenths.json";
 pub(super) const RAIN: &str = "monthly_rain.json";
 pub(super) const QUAKES: &str = "strongest_quakes.json";
 pub(super) const STRIKES: &str = "costliest_strikes.json";
 
-/// The files of results.
-pub(super) const RESULT_FILES: [&str; 5] = [DELAYS_ALL, DELAYS, RAIN, QUAKES, STRIKES];
+/// Every file that a `data` job writes.
+pub(super) const RESULT_FILES: [&str; 6] = [DELAYS_ALL, DELAYS, RAIN_TENTHS, RAIN, QUAKES, STRIKES];
+
+/// Those that answer a question; the report attaches them.
+pub(super) const ANSWERS: [&str; 4] = [DELAYS, RAIN, QUAKES, STRIKES];
 
 /// How many rows a table shows.
 const ROWS_SHOWN: usize = 5;
@@ -119,7 +125,8 @@ impl Results {
         let text = include_str!("../../../../data/expected.json");
         let expected: Expected = serde_json::from_str(text)?;
         let rain = expected.weather.monthly_rain_mm.into_iter().flat_map(|(location, months)| {
-            let of_month = move |(month, rain_mm)| Rain { location: location.clone(), month, rain_mm };
+            let of_month =
+                move |(month, rain_mm)| Rain { location: location.clone(), month, rain_mm };
             months.into_iter().map(of_month)
         });
         Ok(Results {
@@ -167,7 +174,8 @@ impl Results {
 
     /// The report as HTML.
     pub(super) fn html(&self) -> String {
-        let mut html = String::from("<p>This is what the jobs of the Taskloom demo found out.</p>\n");
+        let mut html =
+            String::from("<p>This is what the jobs of the Taskloom demo found out.</p>\n");
         for section in self.sections() {
             let heads = cells("th", section.heads.iter().copied());
             let rows = section.rows.iter();
@@ -188,9 +196,10 @@ impl Results {
             let mean = format!("{:.2}", it.mean_delay);
             vec![it.origin.clone(), it.count.to_string(), mean, it.max_delay.to_string()]
         });
-        let rain = wettest.into_iter().take(ROWS_SHOWN).map(|it| {
-            vec![it.location.clone(), it.month.clone(), format!("{:.1}", it.rain_mm)]
-        });
+        let rain = wettest
+            .into_iter()
+            .take(ROWS_SHOWN)
+            .map(|it| vec![it.location.clone(), it.month.clone(), format!("{:.1}", it.rain_mm)]);
         let quakes = self.strongest_quakes.iter().take(ROWS_SHOWN).map(|it| {
             let at = print::time(taskloom::Time::from_millis(it.time));
             vec![format!("{:.1}", it.mag), it.place.clone(), at]
@@ -225,7 +234,8 @@ impl Section {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    let name = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let name =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let file = File::open(path).map_err(name)?;
     serde_json::from_reader(BufReader::new(file)).map_err(|error| name(error.into()))
 }

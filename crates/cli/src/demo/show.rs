@@ -130,7 +130,9 @@ impl Show {
                 let error = self.error(event).await?;
                 format!("{word:9} {name}  attempt {attempt}: {error}")
             }
-            EventKind::JobLost => format!("lost      {name}: its process died; another takes it up"),
+            EventKind::JobLost => {
+                format!("lost      {name}: its process died; another takes it up")
+            }
             EventKind::JobInterrupted => format!("given back {name}: it goes on later"),
             EventKind::JobCancelled => format!("cancelled {name}"),
             EventKind::JobSnoozed => format!("snoozed   {name}"),
@@ -153,7 +155,7 @@ impl Show {
         let ended = attempts.iter().rev().find(|it| it.attempt == event.attempt);
         let error = ended.or(attempts.last()).and_then(|it| it.error.as_ref());
         let message = error.map_or("", |it| &it.message);
-        Ok(print::short(without_request(message), 100))
+        Ok(print::short(cause(message), 100))
     }
 
     fn show_bar(&self) {
@@ -162,12 +164,15 @@ impl Show {
     }
 }
 
-/// A message without the request it begins with: the line says the path already.
-fn without_request(message: &str) -> &str {
-    match message.strip_prefix("GET ").and_then(|it| it.split_once(": ")) {
-        Some((_, said)) => said,
-        None => message,
+/// A message without the request it begins with, which the line names already, and without the
+/// layers of the client, which say nothing more than the innermost.
+fn cause(message: &str) -> &str {
+    let request = message.strip_prefix("GET ").and_then(|it| it.split_once(": "));
+    let said = request.map_or(message, |(_, said)| said);
+    if said.starts_with("error sending request") {
+        return said.rsplit(": ").next().unwrap_or(said);
     }
+    said
 }
 
 fn bar(n: usize) -> ProgressBar {
@@ -184,9 +189,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_told_without_its_request() {
-        let message = "GET http://127.0.0.1:80/a: the server answered 500";
-        assert_eq!(without_request(message), "the server answered 500");
-        assert_eq!(without_request("421: busy"), "421: busy");
+    fn of_a_message_the_cause_is_told() {
+        assert_eq!(cause("GET http://127.0.0.1:80/a: it answered 500"), "it answered 500");
+        let reset = "GET http://127.0.0.1:80/a: error sending request: client error: reset by peer";
+        assert_eq!(cause(reset), "reset by peer");
+        assert_eq!(cause("421: busy"), "421: busy");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use taskloom::tasks::EmailOutput;
-use taskloom::{JobView, StateName, Task as _, TaskSystem};
+use taskloom::{JobId, JobView, StateName, Task as _, TaskSystem};
 
 use super::folder::{Folder, messages};
 use super::results::Results;
@@ -28,6 +28,11 @@ pub(super) struct Summary {
     mails: usize,
     store: String,
     ms: u64,
+    #[serde(skip)]
+    n_caught: u64,
+    /// The job that was tried most often.
+    #[serde(skip)]
+    hardest: Option<JobId>,
     /// What came otherwise than it must.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unexpected: Vec<String>,
@@ -50,6 +55,8 @@ struct Faults {
 pub(super) struct Seen {
     pub(super) n_retries: u64,
     pub(super) served: Served,
+    /// Messages caught.
+    pub(super) n_caught: u64,
     pub(super) took: Duration,
 }
 
@@ -96,6 +103,8 @@ impl Summary {
             mails,
             store: format!("sqlite://{}", folder.shown("demo.db")),
             ms: u64::try_from(seen.took.as_millis()).unwrap_or(u64::MAX),
+            n_caught: seen.n_caught,
+            hardest: views.iter().max_by_key(|it| it.attempts).map(|it| it.id),
             unexpected,
         })
     }
@@ -121,7 +130,9 @@ impl Summary {
         row("jobs", format!("{} (three pages are missing, one never works)", jobs.join(", ")));
         row("retries", self.retries.to_string());
         row("requests", faults.line());
-        row("mail", format!("{} in {}", self.mails, folder.shown("mail")));
+        let (mails, n_caught) = (self.mails, self.n_caught);
+        let mail = folder.shown("mail");
+        row("mail", format!("{mails} with the report, {n_caught} caught just now, in {mail}"));
         row("results", folder.shown("results"));
         row("store", self.store.clone());
         row("took", format!("{took:.1?}"));
@@ -132,11 +143,21 @@ impl Summary {
         if self.is_as_expected() {
             print::line("Every result equals the value computed apart from this program.")?;
         }
+        self.print_next(folder)
+    }
+
+    fn print_next(&self, folder: &Folder) -> Result<()> {
+        let program = std::env::args().next().unwrap_or_else(|| "taskloom".into());
         let store = &self.store;
         print::line("\nTry next:")?;
-        print::line(format!("  taskloom --store '{store}' jobs list --state failed"))?;
-        print::line(format!("  taskloom --store '{store}' jobs show ID"))?;
-        print::line("  taskloom demo       once more, and kill -9 it midway: it goes on")
+        print::line(format!("  {program} --store '{store}' jobs list --state failed"))?;
+        if let Some(id) = self.hardest {
+            print::line(format!("  {program} --store '{store}' jobs show {id}"))?;
+        }
+        let folder = folder.shown("");
+        print::line(format!(
+            "  {program} demo --folder '{folder}', and kill -9 it midway: it goes on"
+        ))
     }
 }
 

@@ -18,7 +18,7 @@ use taskloom_flow::RateLimiter;
 use tokio::io::AsyncWriteExt as _;
 
 use super::folder::unfinished;
-use super::results::{RESULT_FILES, Results};
+use super::results::{ANSWERS, Results};
 use super::server::Server;
 use super::smtp::MailCatcher;
 
@@ -170,7 +170,7 @@ impl Task for Report {
             .subject(format!("Taskloom demo, run {}: delays, rain, earthquakes, birds", args.run))
             .text(results.text())
             .html(results.html());
-        let email = RESULT_FILES.iter().fold(email, |email, name| {
+        let email = ANSWERS.iter().fold(email, |email, name| {
             let attached = Attachment::file(self.folder.join(name));
             let media_type = Some("application/json".into());
             email.attach(Attachment { content_type: media_type, ..attached })

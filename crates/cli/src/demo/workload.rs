@@ -20,10 +20,10 @@ use taskloom::{
 };
 
 use super::folder::Folder;
-use super::results::{DELAYS, DELAYS_ALL, QUAKES, RAIN, STRIKES};
+use super::records;
+use super::results::{ANSWERS, DELAYS, DELAYS_ALL, QUAKES, RAIN, RAIN_TENTHS, STRIKES};
 use super::server::{BROKEN_PATH, MISSING_PATHS};
 use super::tasks::{Download, DownloadArgs, FetchPage, FetchPageArgs, Report, ReportArgs};
-use super::{records, results};
 
 /// Airports whose pages are fetched: those with the most flights in the recorded data.
 const AIRPORTS: &str = "ABQ ATL AUS BDL BNA BOS BUR BWI CLE CLT CMH CVG DAL DCA DEN DFW DTW ELP \
@@ -161,7 +161,8 @@ async fn submit(
         let mut names = Vec::new();
         let mut invocations = Vec::new();
         for it in next {
-            let after: Vec<JobId> = it.after.iter().filter_map(|name| known.get(*name)).copied().collect();
+            let after: Vec<JobId> =
+                it.after.iter().filter_map(|name| known.get(*name)).copied().collect();
             let unique = format!("{}/{}", key(number), it.name);
             invocations.push(it.invocation.key(key(number)).unique(unique).after(after));
             names.push(it.name);
@@ -217,14 +218,6 @@ fn plan(number: u64, folder: &Folder) -> Vec<Planned> {
     for it in records::FILES {
         plan.push(download(it.name, Expected::Succeeds));
     }
-    let titles = records::airport_titles();
-    for it in AIRPORTS.split_ascii_whitespace() {
-        let title = titles.get(it).map_or("", String::as_str);
-        plan.push(fetch(&format!("/airports/{it}"), Keep::Title, Expected::Title(title)));
-    }
-    for it in EARTHQUAKES.split_ascii_whitespace() {
-        plan.push(fetch(&format!("/quakes/{it}"), Keep::Json, Expected::Quake(it)));
-    }
     for path in MISSING_PATHS {
         let expected = Expected::Fails("http.status.404");
         plan.push(match path.strip_prefix("/data/") {
@@ -235,15 +228,22 @@ fn plan(number: u64, folder: &Folder) -> Vec<Planned> {
     let mut broken = fetch(BROKEN_PATH, Keep::Status, Expected::Fails("http.status.500"));
     broken.invocation = broken.invocation.max_attempts(BROKEN_ATTEMPTS_MAX);
     plan.push(broken);
+    let titles = records::airport_titles();
+    for it in AIRPORTS.split_ascii_whitespace() {
+        let title = titles.get(it).map_or("", String::as_str);
+        plan.push(fetch(&format!("/airports/{it}"), Keep::Title, Expected::Title(title)));
+    }
+    for it in EARTHQUAKES.split_ascii_whitespace() {
+        plan.push(fetch(&format!("/quakes/{it}"), Keep::Json, Expected::Quake(it)));
+    }
     plan.extend(analyses(&folder.data(), &folder.results()));
-    let report = invocation::<Report>(&ReportArgs { run: number });
-    let after = [DELAYS, RAIN, QUAKES, STRIKES].to_vec();
-    plan.push(Planned::new("report", report).after(after));
+    let report = invocation::<Report>(&ReportArgs { run: number }).priority(9);
+    plan.push(Planned::new("report", report).after(ANSWERS));
     plan
 }
 
 /// The `data` jobs, each named by the file it writes.
-fn analyses(data: &Path, results: &Path) -> [Planned; 5] {
+fn analyses(data: &Path, results: &Path) -> [Planned; 6] {
     let job = |name: &'static str, input: &Path, args: fn(DataArgs) -> DataArgs| {
         let args = args(DataArgs::new(input)).output(results.join(name));
         let options = TaskOptions { retry: retry(), ..Data::default().options() };
@@ -263,10 +263,13 @@ fn analyses(data: &Path, results: &Path) -> [Planned; 5] {
             .map(".mean_delay = (.total_delay * 100 / .count | round / 100) | del(.total_delay)")
             .limit(10)
     });
-    let rain = job(RAIN, &data.join("weather.csv"), |it| {
-        it.map("{location, month: .date[:7], precipitation}")
+    let rain_tenths = job(RAIN_TENTHS, &data.join("weather.csv"), |it| {
+        it.map("{location, month: .date[:7], tenths: (.precipitation * 10 | round)}")
             .group_by(["location", "month"])
-            .aggregate("rain_mm", "sum(precipitation)")
+            .aggregate("tenths", "sum(tenths)")
+    });
+    let rain = job(RAIN, &results.join(RAIN_TENTHS), |it| {
+        it.map(".rain_mm = .tenths / 10 | del(.tenths)")
     });
     // The field `order` breaks ties: without it, equals would stand as they do in the file.
     let quakes = job(QUAKES, &data.join("earthquakes.json"), |it| {
@@ -290,8 +293,9 @@ fn analyses(data: &Path, results: &Path) -> [Planned; 5] {
     });
     [
         delays_all.after(["download/flights-20k.json"]),
-        delays.after([results::DELAYS_ALL]),
-        rain.after(["download/weather.csv"]),
+        delays.after([DELAYS_ALL]),
+        rain_tenths.after(["download/weather.csv"]),
+        rain.after([RAIN_TENTHS]),
         quakes.after(["download/earthquakes.json"]),
         strikes.after(["download/birdstrikes.csv"]),
     ]

@@ -38,9 +38,8 @@ pub(super) fn job(rng: &mut Rng, now: Time, known: &[JobId]) -> NewJob {
     let n = rng.u32(..);
     let mut job = NewJob::new(word(rng, &TASKS), format!("{{\"n\":{n}}}"));
     job.queue = word(rng, &QUEUES);
-    job.priority = one(rng, &[0, 0, 0, 3, 9])
-        .and_then(|level| Priority::new(level).ok())
-        .unwrap_or_default();
+    job.priority =
+        one(rng, &[0, 0, 0, 3, 9]).and_then(|level| Priority::new(level).ok()).unwrap_or_default();
     job.rules = rules(rng, now);
     job.delay = chance(rng, 10).then(|| secs(rng, 15));
     job.timeout = chance(rng, 30).then(|| secs(rng, 600));

@@ -300,8 +300,7 @@ impl Play {
     }
 
     fn release_one(&mut self, id: JobId, fence: Fence) {
-        let command =
-            Command::Finish { fence, outcome: Outcome::Interrupted, roll: Roll(0.0) };
+        let command = Command::Finish { fence, outcome: Outcome::Interrupted, roll: Roll(0.0) };
         // A lease that was lost is nothing to give back.
         self.world.transition(id, command, None).ok();
     }
@@ -399,7 +398,7 @@ impl Play {
         if 4 <= self.world.nodes.len() {
             return Ok(());
         }
-        let node = NewNode { name: "here".into(), pid: 1 };
+        let node = NewNode { name: "here".into(), pid: 1, tasks: Vec::new() };
         let id = self.store.register(node).await.map_err(said)?;
         if self.ghosts.contains(&id) || self.world.nodes.insert(id, self.world.now).is_some() {
             return Err(format!("the id of node {id} was given before"));

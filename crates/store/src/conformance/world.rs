@@ -219,8 +219,7 @@ impl World {
                 && demand.tasks.contains(&it.new.task)
         };
         let ready = self.jobs.iter().filter(|(_, it)| fits(it));
-        let mut front: Vec<_> =
-            ready.map(|(&id, it)| (Reverse(it.new.priority), id)).collect();
+        let mut front: Vec<_> = ready.map(|(&id, it)| (Reverse(it.new.priority), id)).collect();
         front.sort();
         front.truncate(n);
         front.into_iter().map(|(_, id)| id).collect()

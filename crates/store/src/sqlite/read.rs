@@ -287,8 +287,8 @@ pub(super) fn counts(conn: &Connection) -> Result<Vec<Count>> {
 }
 
 pub(super) fn nodes(conn: &Connection) -> Result<Vec<NodeView>> {
-    let mut find =
-        conn.prepare_cached("SELECT id, name, pid, started, heartbeat, tasks FROM nodes ORDER BY id")?;
+    let mut find = conn
+        .prepare_cached("SELECT id, name, pid, started, heartbeat, tasks FROM nodes ORDER BY id")?;
     let mut rows = find.query([])?;
     let mut nodes = Vec::new();
     while let Some(row) = rows.next()? {

@@ -131,6 +131,9 @@ pub(super) fn check(jobs: &[NewJob], payload_max: usize) -> Result<()> {
             ("the key", job.key.as_deref()),
             ("the unique text", job.unique.as_deref()),
         ] {
+            if text == Some("") {
+                return Err(StoreError::Empty { what });
+            }
             let bytes = text.map_or(0, str::len);
             if NAME_MAX < bytes {
                 return Err(StoreError::TooLarge { what, bytes, max: NAME_MAX });

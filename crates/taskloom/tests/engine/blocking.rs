@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use taskloom::{Ctx, FailReason, StateName, TaskError};
 
 use crate::support::{
-    Block, Body, Counter, Crowd, Place, block, echo, error_code, in_memory, numbers,
-    outcomes, soon, view,
+    Block, Body, Counter, Crowd, Place, block, echo, error_code, in_memory, numbers, outcomes,
+    soon, view,
 };
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use taskloom::testing::TestSystem;
-use taskloom::{Ctx, FailReason, LogLevel, Store, StateName, Task, TaskError};
+use taskloom::{Ctx, FailReason, LogLevel, StateName, Store, Task, TaskError};
 
 use crate::support::{Body, Said, body, echo, error_code, in_memory, outcomes, soon, view};
 

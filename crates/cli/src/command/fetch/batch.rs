@@ -55,7 +55,8 @@ impl Batch {
             }
         }
         // The clock of a new one: two fetches of one list in one millisecond are one.
-        let key = key.unwrap_or_else(|| format!("{prefix}{}", jiff::Timestamp::now().as_millisecond()));
+        let key =
+            key.unwrap_or_else(|| format!("{prefix}{}", jiff::Timestamp::now().as_millisecond()));
         let mut batch = Batch { handles: Vec::new(), n_ended: 0, lines: HashMap::new() };
         let mut is_there = vec![false; urls.len()];
         for it in found {
@@ -93,12 +94,7 @@ fn fingerprint(urls: &[String], args: &FetchArgs) -> u64 {
     hasher.finish()
 }
 
-fn invocation(
-    line: usize,
-    url: &str,
-    key: &str,
-    args: &FetchArgs,
-) -> Invocation<HttpOutput> {
+fn invocation(line: usize, url: &str, key: &str, args: &FetchArgs) -> Invocation<HttpOutput> {
     let retry = RetryPolicy {
         max_attempts: args.max_attempts,
         backoff: Backoff {
