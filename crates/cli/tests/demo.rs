@@ -233,3 +233,20 @@ fn a_person_is_shown_results_and_what_to_try_next() {
         assert!(told.contains(part), "{part} is not in {told}");
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_demo_gives_its_jobs_back_and_says_how_to_go_on() {
+    let demo = Demo::new();
+    let child = demo.start();
+    while demo.ended().len() < 5 {
+        thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(text(&output.stderr).contains("the same command goes on"));
+    assert!(output.stdout.is_empty());
+    assert!(demo.jobs().values().all(|it| it["state"] != "running"));
+}

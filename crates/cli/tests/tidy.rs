@@ -221,6 +221,92 @@ fn golden_values_are_fresh() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A page without a code is as wrong as a code without a page: somebody would look for it.
+#[test]
+fn every_error_code_has_its_page() {
+    let used = codes_in_sources();
+    assert!(20 < used.len(), "only {} codes found: the test looks in the wrong place", used.len());
+    let told = codes_in_pages();
+    let mut breaches = Vec::new();
+    for (code, place) in &used {
+        if !told.contains_key(code) {
+            let page = page_of(code);
+            breaches.push(format!("{place}: `{code}` has no heading \"## `{code}`\" in {page}"));
+        }
+    }
+    for (code, page) in &told {
+        if !used.contains_key(code) {
+            breaches.push(format!("{page}: `{code}` is in no source: remove the heading"));
+        }
+        if page_of(code) != *page {
+            breaches.push(format!("{page}: `{code}` belongs in {}", page_of(code)));
+        }
+    }
+    check_none(&breaches);
+}
+
+/// The first words of error codes, each with a page.
+const CODE_FAMILIES: [&str; 9] =
+    ["store", "start", "submit", "job", "task", "http", "data", "email", "cli"];
+/// Codes that end in the number another server gave.
+const NUMBERED_CODES: [&str; 2] = ["http.status.", "email.smtp."];
+/// Last words that make a text the name of a file and not a code.
+const FILE_ENDINGS: [&str; 7] = ["csv", "db", "html", "json", "jsonl", "ndjson", "txt"];
+
+fn page_of(code: &str) -> String {
+    format!("docs/errors/{}.md", code.split('.').next().unwrap_or(code))
+}
+
+/// Every code that a source file outside of tests has as a text, with the first place of it.
+fn codes_in_sources() -> BTreeMap<String, String> {
+    let mut codes = BTreeMap::new();
+    for path in files(&root().join("crates")) {
+        let file = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
+        if !file.contains("/src/") || file.ends_with("/tests.rs") {
+            continue;
+        }
+        let content = fs::read_to_string(&path).unwrap();
+        // Tests stand at the end of a file.
+        let lines = content.lines().take_while(|it| it.trim() != "#[cfg(test)]");
+        for (n, line) in lines.enumerate() {
+            if line.trim_start().starts_with("//") {
+                continue;
+            }
+            for code in line.split('"').filter_map(as_code) {
+                codes.entry(code).or_insert_with(|| format!("{file}:{}", n + 1));
+            }
+        }
+    }
+    codes
+}
+
+/// Every code that has a heading, with its page.
+fn codes_in_pages() -> BTreeMap<String, String> {
+    let mut codes = BTreeMap::new();
+    for family in CODE_FAMILIES {
+        let page = page_of(family);
+        let content = fs::read_to_string(root().join(&page)).unwrap_or_default();
+        let headings = content.lines().filter_map(|it| it.strip_prefix("## `"));
+        for heading in headings.filter_map(|it| it.strip_suffix('`')) {
+            codes.insert(heading.to_owned(), page.clone());
+        }
+    }
+    codes
+}
+
+/// The code that a text is, with `NNN` for a number of another server; `None` when it is no code.
+fn as_code(text: &str) -> Option<String> {
+    let (family, rest) = text.split_once('.')?;
+    if !CODE_FAMILIES.contains(&family) {
+        return None;
+    }
+    if let Some(numbered) = NUMBERED_CODES.iter().find(|it| text.starts_with(**it)) {
+        return Some(format!("{numbered}NNN"));
+    }
+    let is_word = !rest.is_empty() && rest.bytes().all(|it| it.is_ascii_lowercase() || it == b'_');
+    (is_word && !FILE_ENDINGS.contains(&rest)).then(|| text.to_owned())
+}
+
 #[track_caller]
 fn check_none(breaches: &[String]) {
     assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));

@@ -10,6 +10,7 @@
 mod compare;
 mod directed;
 mod draw;
+mod nodes;
 mod play;
 mod reads;
 mod world;

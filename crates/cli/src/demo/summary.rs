@@ -155,8 +155,9 @@ impl Summary {
             print::line(format!("  {program} --store '{store}' jobs show {id}"))?;
         }
         let folder = folder.shown("");
+        let folder = folder.trim_end_matches('/');
         print::line(format!(
-            "  {program} demo --folder '{folder}', and kill -9 it midway: it goes on"
+            "  {program} demo --folder '{folder}'  # kill -9 it midway: it goes on"
         ))
     }
 }

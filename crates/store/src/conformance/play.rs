@@ -58,12 +58,14 @@ pub(super) struct Play {
     pub(super) rng: Rng,
     pub(super) world: World,
     /// Nodes that are gone and may not know it.
-    ghosts: Vec<NodeId>,
+    pub(super) ghosts: Vec<NodeId>,
     /// Every lease there was.
     leases: Vec<(NodeId, JobId, Fence)>,
     pub(super) cursor: EventCursor,
     /// How many events of the world are compared.
     pub(super) n_heard: usize,
+    /// No event from this time on was ever to be forgotten.
+    pub(super) young: Time,
     pub(super) summary: Summary,
 }
 
@@ -80,6 +82,7 @@ impl Play {
             leases: Vec::new(),
             cursor: EventCursor::START,
             n_heard: 0,
+            young: Time::default(),
             summary: Summary::default(),
         }
     }
@@ -125,7 +128,7 @@ impl Play {
     }
 
     /// A node; rarely one that was taken for dead.
-    fn any_node(&mut self) -> NodeId {
+    pub(super) fn any_node(&mut self) -> NodeId {
         if draw::chance(&mut self.rng, 7)
             && let Some(ghost) = draw::one(&mut self.rng, &self.ghosts)
         {
@@ -214,7 +217,7 @@ impl Play {
     }
 
     /// A lease: mostly a current one, else any that ever was.
-    fn any_lease(&mut self) -> Option<(NodeId, JobId, Fence)> {
+    pub(super) fn any_lease(&mut self) -> Option<(NodeId, JobId, Fence)> {
         let current = self.world.running(None);
         if draw::chance(&mut self.rng, 85)
             && let Some((id, fence)) = draw::one(&mut self.rng, &current)
@@ -281,7 +284,7 @@ impl Play {
         moved
     }
 
-    fn keep_logs(&mut self, id: JobId, fence: Fence, logs: &[crate::NewLog]) {
+    pub(super) fn keep_logs(&mut self, id: JobId, fence: Fence, logs: &[crate::NewLog]) {
         let Some(known) = self.world.jobs.get_mut(&id) else { return };
         known.logs.extend(logs.iter().map(|it| LogView {
             fence,
@@ -291,87 +294,11 @@ impl Play {
         }));
     }
 
-    async fn release(&mut self) -> Played {
-        let Some(first) = self.any_lease() else { return Ok(()) };
-        let (node, id, fence) = first;
-        self.store.release(node, vec![(id, fence)]).await.map_err(said)?;
-        self.release_one(id, fence);
-        Ok(())
-    }
-
-    fn release_one(&mut self, id: JobId, fence: Fence) {
-        let command = Command::Finish { fence, outcome: Outcome::Interrupted, roll: Roll(0.0) };
-        // A lease that was lost is nothing to give back.
-        self.world.transition(id, command, None).ok();
-    }
-
-    async fn beat(&mut self, node: NodeId) -> Played {
-        let now = self.world.now;
-        let mut signs = Vec::new();
-        for (id, fence) in self.world.running(Some(node)) {
-            if self.rng.bool() {
-                let progress = (f64::from(self.rng.u8(..)) / 256.0, "on its way".to_owned());
-                let logs = draw::logs(&mut self.rng, now);
-                signs.push(Sign { id, fence, progress: Some(progress), logs });
-            }
-        }
-        let beat = Beat { node, signs: signs.clone() };
-        let mut answer = self.store.heartbeat(beat).await.map_err(said)?;
-        let is_known = self.world.nodes.contains_key(&node);
-        same("evicted", &answer.evicted, &!is_known)?;
-        let mut asked = self.world.running(Some(node));
-        asked.retain(|(id, _)| {
-            self.world.jobs.get(id).is_some_and(|it| it.job.life.cancel_requested)
-        });
-        answer.cancel.sort();
-        same("asked to end", &answer.cancel, &asked)?;
-        if is_known {
-            self.world.nodes.insert(node, now);
-        }
-        for Sign { id, fence, progress, logs } in signs {
-            self.keep_logs(id, fence, &logs);
-            self.world.touched.insert(id);
-            if let (Some(known), Some((fraction, message))) =
-                (self.world.jobs.get_mut(&id), progress)
-            {
-                known.progress = Some(ProgressView { fraction, message });
-            }
-        }
-        Ok(())
-    }
-
     async fn promote(&mut self) -> Played {
         let promoted = self.store.promote().await.map_err(said)?;
         let expected = self.world.promote();
         self.summary.n_promoted += expected.n_moved;
         same("promoted", &promoted, &expected)
-    }
-
-    /// A lease passes in which only some nodes give signs of life; then the dead are rescued.
-    async fn silence(&mut self) -> Played {
-        for part in 0..2 {
-            self.clock.advance(LEASE / 2);
-            self.world.now = self.clock.now();
-            let nodes: Vec<_> = self.world.nodes.keys().copied().collect();
-            for node in nodes {
-                if draw::chance(&mut self.rng, if part == 0 { 50 } else { 40 }) {
-                    self.beat(node).await?;
-                }
-            }
-        }
-        let asking = self.rng.bool().then(|| self.any_node());
-        let rescued = self.store.rescue(asking).await.map_err(said)?;
-        let is_late = |at: Time| LEASE <= self.world.now.since(at);
-        let dead: Vec<_> =
-            self.world.nodes.iter().filter(|(_, at)| is_late(**at)).map(|(it, _)| *it).collect();
-        let mut expected = Vec::new();
-        for node in dead.into_iter().filter(|it| Some(*it) != asking) {
-            let (n_ready, n_ended) = self.world.bury(node);
-            self.summary.n_rescued += n_ready + n_ended;
-            self.ghosts.push(node);
-            expected.push(Rescued { node, name: "here".into(), n_ready, n_ended });
-        }
-        same("rescued", &rescued, &expected)
     }
 
     async fn change(&mut self, command: Command) -> Played {
@@ -392,34 +319,6 @@ impl Play {
             });
         }
         same("changed", &changed.map_err(said)?, &expected)
-    }
-
-    async fn register(&mut self) -> Played {
-        if 4 <= self.world.nodes.len() {
-            return Ok(());
-        }
-        let node = NewNode { name: "here".into(), pid: 1, tasks: Vec::new() };
-        let id = self.store.register(node).await.map_err(said)?;
-        if self.ghosts.contains(&id) || self.world.nodes.insert(id, self.world.now).is_some() {
-            return Err(format!("the id of node {id} was given before"));
-        }
-        Ok(())
-    }
-
-    /// A node goes. Mostly it gives everything back first; what it keeps is taken from it.
-    async fn retire(&mut self) -> Played {
-        let node = self.any_node();
-        let leases = self.world.running(Some(node));
-        if draw::chance(&mut self.rng, 70) {
-            self.store.release(node, leases.clone()).await.map_err(said)?;
-            for (id, fence) in leases {
-                self.release_one(id, fence);
-            }
-        }
-        self.store.retire(node).await.map_err(said)?;
-        self.world.bury(node);
-        self.ghosts.push(node);
-        Ok(())
     }
 
     /// The jobs that `store` has, of those the model knows.
