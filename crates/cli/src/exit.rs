@@ -86,6 +86,10 @@ fn of_store(error: &StoreError) -> u8 {
 
 /// Tells the error on standard error, as JSON when that is wanted, and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    if is_closed_pipe(error) {
+        // Whoever read the answer has read enough, as `head` does.
+        return ExitCode::SUCCESS;
+    }
     let (exit, code) = classify(error);
     if json {
         let message = format!("{error:#}");
@@ -94,4 +98,12 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
         eprintln!("error: {error:#} [{code}]");
     }
     ExitCode::from(exit)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let kind = match error.downcast_ref::<serde_json::Error>() {
+        Some(error) => error.io_error_kind(),
+        None => error.downcast_ref::<std::io::Error>().map(std::io::Error::kind),
+    };
+    kind == Some(std::io::ErrorKind::BrokenPipe)
 }

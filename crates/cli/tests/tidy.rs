@@ -250,8 +250,8 @@ const CODE_FAMILIES: [&str; 9] =
     ["store", "start", "submit", "job", "task", "http", "data", "email", "cli"];
 /// Codes that end in the number another server gave.
 const NUMBERED_CODES: [&str; 2] = ["http.status.", "email.smtp."];
-/// Last words that make a text the name of a file and not a code.
-const FILE_ENDINGS: [&str; 7] = ["csv", "db", "html", "json", "jsonl", "ndjson", "txt"];
+/// Texts that look like codes and are names of files.
+const FILES_LIKE_CODES: [&str; 3] = ["data.csv", "data.json", "data.ndjson"];
 
 fn page_of(code: &str) -> String {
     format!("docs/errors/{}.md", code.split('.').next().unwrap_or(code))
@@ -304,7 +304,7 @@ fn as_code(text: &str) -> Option<String> {
         return Some(format!("{numbered}NNN"));
     }
     let is_word = !rest.is_empty() && rest.bytes().all(|it| it.is_ascii_lowercase() || it == b'_');
-    (is_word && !FILE_ENDINGS.contains(&rest)).then(|| text.to_owned())
+    (is_word && !FILES_LIKE_CODES.contains(&text)).then(|| text.to_owned())
 }
 
 #[track_caller]

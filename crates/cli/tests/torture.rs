@@ -67,12 +67,12 @@ fn round(place: &Place, seed: u64, n_lines: usize) -> Vec<JobId> {
     let mut running = place.start(child::STORM, seed);
     let mut accepted = Vec::new();
     while accepted.len() < n_lines {
-        let line = running.line().expect("a storm goes on until it is killed");
+        let line = running.out.next().expect("a storm goes on until it is killed");
         accepted.extend(accepted_in(&line));
     }
-    running.kill();
+    running.signal("KILL");
     // What it said before it died counts as well.
-    accepted.extend(running.rest().iter().filter_map(|it| accepted_in(it)));
+    accepted.extend(running.end().1.iter().filter_map(|it| accepted_in(it)));
     accepted
 }
 
@@ -86,8 +86,9 @@ fn what_was_accepted_survives_every_kill() {
         accepted.extend(round(&place, SEED + seed, rng.usize(20..2000)));
     }
     let mut last = place.start(child::DRAIN, SEED);
-    last.line_with(child::DRAINED);
-    assert!(last.wait().success(), "seed {SEED}");
+    last.out.with(child::DRAINED);
+    let (status, _, errors) = last.end();
+    assert!(status.success(), "seed {SEED}: {errors:?}");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let history = runtime.block_on(async {
         let system = TaskSystem::open(place.url()).connect().await.expect("the store opens");
@@ -103,13 +104,13 @@ fn what_was_accepted_survives_every_kill() {
 /// A process that holds [`N_HELD`] jobs, each with an attempt under way.
 fn holder(place: &Place) -> Running {
     let running = place.start(child::HOLD, SEED);
-    (0..N_HELD).for_each(|_| drop(running.line_with(child::STARTED)));
+    (0..N_HELD).for_each(|_| drop(running.out.with(child::STARTED)));
     running
 }
 
 /// Waits until every held job has begun again.
 fn all_started(running: &Running, since: Instant) -> Duration {
-    (0..N_HELD).for_each(|_| drop(running.line_with(child::STARTED)));
+    (0..N_HELD).for_each(|_| drop(running.out.with(child::STARTED)));
     since.elapsed()
 }
 
@@ -118,9 +119,10 @@ fn a_living_process_takes_over_within_five_seconds() {
     let place = Place::new();
     let mut holding = holder(&place);
     let living = place.start(child::WORK, SEED);
-    living.line_with(child::READY);
+    living.out.with(child::READY);
     let killed = Instant::now();
-    holding.kill();
+    holding.signal("KILL");
+    holding.end();
     let took = all_started(&living, killed);
     println!("{N_HELD} running jobs began again {took:.0?} after the kill, on a living process");
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -129,10 +131,12 @@ fn a_living_process_takes_over_within_five_seconds() {
 #[test]
 fn a_restarted_process_takes_over_within_a_second() {
     let place = Place::new();
-    holder(&place).kill();
+    let mut holding = holder(&place);
+    holding.signal("KILL");
+    holding.end();
     let started = Instant::now();
     let restarted = place.start(child::WORK, SEED);
-    restarted.line_with(child::STARTING);
+    restarted.out.with(child::STARTING);
     let since = Instant::now();
     let took = all_started(&restarted, since);
     println!(

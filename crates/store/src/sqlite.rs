@@ -46,11 +46,13 @@ const READERS_KEPT: usize = 4;
 /// The embedded store.
 #[derive(Debug)]
 pub struct SqliteStore {
+    /// Dropped before the writer: the last connection to close moves the WAL into the file, and
+    /// one that only reads can't.
+    readers: Arc<Mutex<Vec<Connection>>>,
     writer: Writer,
     /// `None`: in memory.
     path: Option<PathBuf>,
     options: SqliteOptions,
-    readers: Arc<Mutex<Vec<Connection>>>,
     /// The liveness locks of the nodes of this process.
     locks: Mutex<HashMap<NodeId, (String, File)>>,
 }

@@ -39,7 +39,8 @@ pub(super) async fn run(place: &Place, args: FetchArgs) -> Result<ExitCode> {
     let batch = Batch::take_up(&system, &urls, &args).await?;
     let bar = bar(urls.len(), place.json);
     if 0 < batch.n_ended {
-        bar.println(format!("going on: {} of {} have ended already", batch.n_ended, urls.len()));
+        let (n, all) = (batch.n_ended, urls.len());
+        say(&bar, &format!("going on: {n} of {all} have ended already"));
     }
     let mut fetched: Vec<Fetched> = Vec::with_capacity(urls.len());
     let mut ended = system.as_completed(batch.handles.clone()).await?;
@@ -58,7 +59,7 @@ pub(super) async fn run(place: &Place, args: FetchArgs) -> Result<ExitCode> {
         if place.json {
             crate::print::json(&it)?;
         } else {
-            bar.println(it.line());
+            say(&bar, &it.line());
         }
         bar.inc(1);
         fetched.push(it);
@@ -88,6 +89,11 @@ async fn compare(fetch: &FetchUrl, urls: &[String]) -> Duration {
         fetch.fetch_plain(url).await.ok();
     }
     began.elapsed()
+}
+
+/// A line above the bar, or on standard error as it is: a hidden bar prints nothing.
+fn say(bar: &ProgressBar, line: &str) {
+    bar.suspend(|| eprintln!("{line}"));
 }
 
 fn bar(n: usize, json: bool) -> ProgressBar {

@@ -98,7 +98,9 @@ impl Folder {
         for name in RESULT_FILES {
             remove(fs::remove_file(self.results().join(name)))?;
         }
-        for path in messages(&self.mail())? {
+        let is_unfinished = |it: &str| it.starts_with(".taskloom-") && it.ends_with(".part");
+        let left_over = files(&self.results(), is_unfinished)?;
+        for path in left_over.into_iter().chain(messages(&self.mail())?) {
             remove(fs::remove_file(path))?;
         }
         for it in [self.data(), self.results(), self.mail()] {
@@ -116,22 +118,26 @@ pub(super) fn unfinished(name: &str) -> String {
 
 /// The messages kept in a mail folder.
 pub(super) fn messages(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_number = |it: &str| it.len() == 6 && it.bytes().all(|it| it.is_ascii_digit());
+    files(folder, |it| it.strip_suffix(".eml").is_some_and(is_number))
+}
+
+/// The files of a folder that have such a name; none when there is no folder.
+fn files(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut messages = Vec::new();
+    let mut files = Vec::new();
     for entry in entries {
-        let path = entry?.path();
-        let is_number = |it: &str| it.len() == 6 && it.bytes().all(|it| it.is_ascii_digit());
-        let has_number = path.file_stem().and_then(|it| it.to_str()).is_some_and(is_number);
-        if has_number && path.extension().is_some_and(|it| it == "eml") {
-            messages.push(path);
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&is_wanted) {
+            files.push(entry.path());
         }
     }
-    messages.sort_unstable();
-    Ok(messages)
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// A new or empty folder becomes ours; another must bear the mark.
@@ -184,7 +190,13 @@ mod tests {
         let path = folder.path();
         drop(Folder::open(path, false).unwrap());
         fs::create_dir(path.join("mail")).unwrap();
-        let ours = ["demo.db", "demo.db-wal", "data/weather.csv", "mail/000001.eml"];
+        let ours = [
+            "demo.db",
+            "demo.db-wal",
+            "data/weather.csv",
+            "results/.taskloom-a.part",
+            "mail/000001.eml",
+        ];
         let foreign = ["notes.txt", "demo.dbx", "data/mine.csv", "mail/letter.eml"];
         for name in ours.iter().chain(&foreign) {
             fs::write(path.join(name), "").unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use taskloom::{FailReason, JobId, StateName, Store, TaskSystem};
+use taskloom::{FailReason, JobId, StateName, TaskSystem};
 
 /// How many jobs one read takes.
 const GET_MAX: usize = 500;
@@ -26,7 +26,7 @@ pub(crate) struct History {
     pub(crate) n_ended_twice: usize,
     /// Started more often than attempts were cut.
     pub(crate) unexplained: Vec<String>,
-    /// Attempts that the store recorded as lost.
+    /// Attempts of those that started twice that the store recorded as lost.
     pub(crate) n_lost_attempts: usize,
 }
 

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use taskloom_model::{Command, Fence, JobId, NodeId, Outcome, Refusal, RetryPolicy, Roll, Time};
+use taskloom_model::{Command, Fence, JobId, NodeId, Outcome, Refusal, RetryPolicy, Time};
 
 use super::compare::same;
 use super::world::{Lease, Left, World};
-use super::{LEASE, Summary, draw, said};
+use super::{Summary, draw, said};
 use crate::{
-    Beat, Changed, Claimed, Clock, Demand, EventCursor, Finish, LogView, ManualClock, NewNode,
-    ProgressView, Rescued, Sign, Store, StoreError,
+    Changed, Claimed, Clock, Demand, EventCursor, Finish, LogView, ManualClock, Store, StoreError,
 };
 
 /// What a step does.
