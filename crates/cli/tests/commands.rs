@@ -1,5 +1,7 @@
 //! The `taskloom` binary as a person and a program meet it: what it prints, and how it ends.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 #[path = "support/cli.rs"]
 mod cli;
 #[path = "commands/fetch.rs"]
@@ -46,7 +48,7 @@ fn wrong_usage_ends_with_2() {
 fn a_store_that_cannot_be_used_ends_with_3() {
     let cli = Cli::new();
     std::fs::write(cli.folder().join("notes.txt"), "no database, but a text ".repeat(50)).unwrap();
-    check_exit(&cli, &["--store", "sqlite://notes.txt", "jobs", "list"], 3, "notes.txt");
+    check_exit(&cli, &["--store", "sqlite://notes.txt", "jobs", "list"], 3, "damaged");
     check_exit(&cli, &["--store", "sqlite://notes.txt/jobs.db", "jobs", "list"], 3, "notes.txt");
 }
 

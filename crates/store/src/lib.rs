@@ -13,7 +13,6 @@ mod error;
 mod types;
 
 #[cfg(feature = "conformance")]
-#[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

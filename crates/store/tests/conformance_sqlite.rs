@@ -1,4 +1,5 @@
 //! The conformance suite on SQLite, in memory and in a file. A failure prints its seed and step.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::sync::Arc;
 

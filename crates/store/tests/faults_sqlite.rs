@@ -1,6 +1,7 @@
 //! What the SQLite store does when the world around it breaks: wrong files, locks, full disks,
 //! damaged pages. Nothing that was accepted is lost, and every error has its code.
 #![cfg(feature = "sqlite")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

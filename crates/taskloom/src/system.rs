@@ -229,15 +229,19 @@ impl TaskSystem {
     /// # Errors
     /// What the store says while draining.
     ///
+    /// # Panics
+    /// When the runtime can't listen for signals: its I/O driver is off.
+    ///
     /// # Cancel safety
     /// Dropping it before a signal changes nothing; afterwards as [`TaskSystem::drain`].
     pub async fn run_until_signal(&self) -> Result<(), Error> {
-        signal().await;
+        let mut signals = Signals::listen().expect("the runtime has its drivers enabled");
+        signals.next().await;
         tracing::info!("draining; another signal stops at once");
         let mut draining = std::pin::pin!(self.drain());
         tokio::select! {
             drained = &mut draining => return drained,
-            () = signal() => {}
+            () = signals.next() => {}
         }
         self.hurry();
         draining.await
@@ -251,22 +255,41 @@ impl TaskSystem {
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// SIGINT and SIGTERM. One value hears of every signal from its making on, also of one that comes
+/// while nobody waits.
 #[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        tokio::signal::ctrl_c().await.ok();
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Signals { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
-/// Waits for Ctrl-C.
+/// Ctrl-C.
 #[cfg(not(unix))]
-async fn signal() {
-    tokio::signal::ctrl_c().await.ok();
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals)
+    }
+
+    async fn next(&mut self) {
+        tokio::signal::ctrl_c().await.ok();
+    }
 }

@@ -1,6 +1,8 @@
 //! The engine as an application sees it: whole systems, in memory on a paused clock where time
 //! matters, on files where several nodes meet.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 #[path = "engine/blocking.rs"]
 mod blocking;
 #[path = "engine/cancelling.rs"]

@@ -132,7 +132,11 @@ async fn show(place: &Place, system: &TaskSystem, id: JobId) -> Result<ExitCode>
     row("deadline", job.deadline.map(print::time).unwrap_or_default());
     row("arguments", print::short(job.args.get(), 2_000));
     row("result", job.result.as_ref().map(|it| print::short(it.get(), 2_000)).unwrap_or_default());
-    row("error", job.error.as_ref().map(|it| it.message.clone()).unwrap_or_default());
+    if let Some(error) = job.error {
+        row("error", error.message);
+        row("code", error.code.unwrap_or_default());
+        row("backtrace", error.backtrace.unwrap_or_default());
+    }
     print::line(table.to_string())?;
     if !attempts.is_empty() {
         let mut table = print::table(["attempt", "node", "started", "took", "outcome", "error"]);
@@ -188,6 +192,8 @@ fn changes(place: &Place, ids: &[JobId], changed: &[Changed]) -> Result<ExitCode
 
 async fn watch(place: &Place, system: &TaskSystem, ids: Vec<JobId>) -> Result<ExitCode> {
     let store = system.store();
+    // One for the whole watch: a new one each time would miss what comes in between.
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut changed = store.notices().changed;
     let mut cursor = store.events(EventCursor::END, 0).await?.next;
     let nodes = store.nodes().await?;
@@ -225,7 +231,7 @@ async fn watch(place: &Place, system: &TaskSystem, ids: Vec<JobId>) -> Result<Ex
         }
         tokio::select! {
             ended = changed.changed() => ended?,
-            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(INTERRUPTED)),
+            _ = &mut stop => return Ok(ExitCode::from(INTERRUPTED)),
         }
     }
     Ok(if has_failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })

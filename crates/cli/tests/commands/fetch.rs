@@ -37,8 +37,8 @@ fn a_fetch_tells_of_each_address_and_sums_up() {
     assert!(answer.out.contains("Page /page/3"), "the title is told: {}", answer.out);
     let is_plain = |it: char| it != '\x1b' && it != '\r' && it != '█';
     assert!(answer.out.chars().all(is_plain) && answer.err.chars().all(is_plain), "{answer:?}");
-    let ends = answer.out.lines().filter(|it| it.starts_with("ok ") || it.starts_with("error "));
-    assert_eq!(ends.count(), 10, "a line as each ends: {}", answer.out);
+    let ends = answer.err.lines().filter(|it| it.starts_with("ok ") || it.starts_with("error "));
+    assert_eq!(ends.count(), 10, "a line as each ends: {}", answer.err);
     let hits = server.hits();
     assert_eq!((hits["/missing/1"], hits["/broken/1"], hits["/flaky/1"]), (1, 2, 2));
 }

@@ -28,10 +28,7 @@ fn a_submitted_job_is_durable_when_its_id_is_printed() {
 fn submit_tells_of_a_duplicate() {
     let cli = Cli::new();
     let first = cli.submit(NOWHERE, &["--unique", "daily"]);
-    assert_eq!(
-        cli.submit(NOWHERE, &["--unique", "daily"]),
-        format!("{first} (was there already)")
-    );
+    assert_eq!(cli.submit(NOWHERE, &["--unique", "daily"]), format!("{first} (was there already)"));
     let again = cli.json(&["submit", "http", "--unique", "daily"]);
     assert_eq!((&again["id"], &again["duplicate"]), (&first.into(), &true.into()));
 }
@@ -141,16 +138,16 @@ fn a_watch_follows_a_job_to_its_end() {
         assert_eq!(line["state"], "ready");
     }
     let _serving = cli.serve(&[]);
-    watching.out.with("job_failed");
+    watching.out.with("JobFailed");
     server.open();
-    let last: Value = serde_json::from_str(&watching.out.with("job_succeeded")).unwrap();
+    let last: Value = serde_json::from_str(&watching.out.with("JobSucceeded")).unwrap();
     assert_eq!((&last["id"], &last["attempt"]), (&good.clone().into(), &1.into()));
     assert_eq!(code_of(watching.end().0), 1, "one of them failed");
     assert!(cli.ok(&["jobs", "watch", &good]).contains("succeeded"), "it has ended already");
 }
 
 #[test]
-fn a_watch_of_everything_ends_with_an_interrupt() {
+fn a_watch_ends_with_an_interrupt() {
     let cli = Cli::new();
     let id = cli.submit(NOWHERE, &[]);
     let mut watching = cli.start(&["jobs", "watch", &id]);

@@ -54,7 +54,10 @@ fn a_killed_node_is_rescued_by_the_next() {
     let _next = cli.serve(&["--json"]);
     cli.ok(&["jobs", "watch", &id]);
     let shown = cli.json(&["jobs", "show", &id]);
-    assert_eq!((&shown["job"]["state"], &shown["job"]["crashes"]), (&"succeeded".into(), &1.into()));
+    assert_eq!(
+        (&shown["job"]["state"], &shown["job"]["crashes"]),
+        (&"succeeded".into(), &1.into())
+    );
     assert_eq!(shown["attempts"][0]["outcome"], "lost");
 }
 

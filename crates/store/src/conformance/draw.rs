@@ -33,6 +33,14 @@ pub(super) fn secs(rng: &mut Rng, max: u64) -> Duration {
     Duration::from_secs(rng.u64(..=max))
 }
 
+/// A job that has nothing but a task, a queue, a priority and a retry policy.
+pub(super) fn plain_job(rng: &mut Rng, now: Time) -> NewJob {
+    let mut job = job(rng, now, &[]);
+    (job.delay, job.key, job.unique) = (None, None, None);
+    (job.rules.run_at, job.rules.deadline) = (None, None);
+    job
+}
+
 /// A job that may wait for some of `known`.
 pub(super) fn job(rng: &mut Rng, now: Time, known: &[JobId]) -> NewJob {
     let n = rng.u32(..);

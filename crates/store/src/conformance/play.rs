@@ -55,6 +55,8 @@ pub(super) struct Play {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: ManualClock,
     pub(super) rng: Rng,
+    /// Nobody waits for anybody, and most jobs are plain: backends have shorter ways for these.
+    is_plain: bool,
     pub(super) world: World,
     /// Nodes that are gone and may not know it.
     pub(super) ghosts: Vec<NodeId>,
@@ -76,6 +78,7 @@ impl Play {
             store,
             clock,
             rng: Rng::with_seed(seed),
+            is_plain: seed.is_multiple_of(3),
             world: World::default(),
             ghosts: Vec::new(),
             leases: Vec::new(),
@@ -152,7 +155,14 @@ impl Play {
         let known: Vec<_> = self.world.jobs.keys().copied().collect();
         let n = self.rng.usize(1..=6);
         let now = self.world.now;
-        let mut jobs: Vec<_> = (0..n).map(|_| draw::job(&mut self.rng, now, &known)).collect();
+        let rng = &mut self.rng;
+        let is_plain = draw::chance(rng, if self.is_plain { 90 } else { 20 });
+        let known = if self.is_plain { Vec::new() } else { known };
+        let draw_one = |_| match is_plain {
+            true => draw::plain_job(rng, now),
+            false => draw::job(rng, now, &known),
+        };
+        let mut jobs: Vec<_> = (0..n).map(draw_one).collect();
         let spoiled = &mut jobs[n - 1];
         let code = match self.rng.u32(..40) {
             0 => {

@@ -190,6 +190,14 @@ struct Loop {
     inbox: Arc<Inbox<Call>>,
 }
 
+impl Drop for Loop {
+    /// Whatever ends the writer, a panic too: nobody waits for an answer that never comes.
+    fn drop(&mut self) {
+        self.inbox.close();
+        self.inbox.take(usize::MAX, Duration::ZERO, &mut Vec::new());
+    }
+}
+
 impl Loop {
     fn run(mut self) {
         let mut calls = Vec::new();

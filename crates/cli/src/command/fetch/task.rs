@@ -41,7 +41,11 @@ impl FetchUrl {
 
     async fn fetch(&self, ctx: &Ctx, url: &str) -> Result<HttpOutput, TaskError> {
         if let Some(limiter) = &self.limiter {
-            limiter.acquire().await;
+            tokio::select! {
+                biased;
+                () = ctx.cancelled() => return Err(TaskError::cancelled()),
+                () = limiter.acquire() => {}
+            }
         }
         self.http.run(ctx, self.args(url)).await
     }
