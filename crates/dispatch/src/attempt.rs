@@ -164,6 +164,20 @@ impl Attempt {
     }
 }
 
+/// What is recorded of an attempt that was cut off, or never began.
+pub(crate) fn interrupted(id: JobId, fence: Fence, started: Time) -> Finish {
+    Finish {
+        id,
+        fence,
+        outcome: Outcome::Interrupted,
+        roll: Roll(0.0),
+        started,
+        result: None,
+        error: None,
+        logs: Vec::new(),
+    }
+}
+
 type Ended = (Outcome, Option<String>, Option<AttemptError>);
 
 fn outcome_of(said: Option<Said>, reason: Option<CancelReason>, ctx: &Ctx) -> Ended {

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use taskloom_flow::{Offload, TaskGroup};
-use taskloom_model::{Fence, JobId, NodeId, Outcome, Refusal, Roll};
+use taskloom_model::{Fence, JobId, NodeId, Refusal};
 use taskloom_store::{Claimed, Clock, Demand, Finish, Finished, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, interrupted};
 use crate::board::Board;
 use crate::pool::Pool;
 use crate::{CancelReason, Registry, Runner};
@@ -381,19 +381,6 @@ impl Dispatcher {
         if let Err(error) = self.store.finish(self.board.node(), ended, Vec::new()).await {
             tracing::error!(%error, code = error.code(), "the last outcomes could not be recorded");
         }
-    }
-}
-
-fn interrupted(id: JobId, fence: Fence, started: taskloom_model::Time) -> Finish {
-    Finish {
-        id,
-        fence,
-        outcome: Outcome::Interrupted,
-        roll: Roll(0.0),
-        started,
-        result: None,
-        error: None,
-        logs: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `taskloom serve`: run jobs until a signal comes.
 
 use std::process::ExitCode;
+use std::task::Poll;
 
 use anyhow::Result;
 use taskloom::TaskSystem;
@@ -20,6 +21,12 @@ pub(super) async fn run(place: &Place, args: ServeArgs) -> Result<ExitCode> {
         builder = builder.queue(name, slots);
     }
     let system = builder.start().await?;
+    // Listens for signals before anybody is told that it serves.
+    let mut running = std::pin::pin!(system.run_until_signal());
+    if let Poll::Ready(ended) = futures::poll!(&mut running) {
+        ended?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let info = system.store().info();
     if place.json {
         crate::print::json(&serde_json::json!({"serving": info}))?;
@@ -30,6 +37,6 @@ pub(super) async fn run(place: &Place, args: ServeArgs) -> Result<ExitCode> {
              Ctrl-C drains; a second one stops at once"
         ))?;
     }
-    system.run_until_signal().await?;
+    running.await?;
     Ok(ExitCode::SUCCESS)
 }
