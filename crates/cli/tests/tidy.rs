@@ -15,10 +15,10 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("taskloom-model", &[]),
     ("taskloom-flow", &[]),
-    ("taskloom-macros", &[]),
+    ("taskloom-macros", &["taskloom-model"]),
     ("taskloom-store", &["taskloom-model"]),
     ("taskloom-dispatch", &["taskloom-store", "taskloom-flow", "taskloom-model"]),
-    ("taskloom-tasks", &["taskloom-dispatch", "taskloom-flow"]),
+    ("taskloom-tasks", &["taskloom-dispatch"]),
     (
         "taskloom",
         &[
@@ -31,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("taskloom-cli", &["taskloom", "taskloom-flow"]),
-    ("taskloom-benches", &["taskloom", "taskloom-store"]),
+    ("taskloom-benches", &["taskloom"]),
     ("taskloom-examples", &["taskloom"]),
 ];
 

@@ -22,3 +22,4 @@ pub use node::{Hurry, Node, NodeConfig, Retention};
 pub use pool::PoolConfig;
 pub use registry::{Entry, Registry, RegistryError, Runner};
 pub use task::{BlockingTask, Task, TaskOptions};
+pub use taskloom_model::{DurationError, parse_duration};

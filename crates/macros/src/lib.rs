@@ -4,7 +4,6 @@
 //! `signature` checks the function, `expand` writes the code. Every mistake is told at its place,
 //! with its cure, and as many as possible at once.
 
-mod duration;
 mod expand;
 mod nearest;
 mod options;

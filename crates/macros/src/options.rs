@@ -6,7 +6,7 @@ use proc_macro2::{Span, TokenStream};
 use syn::{Attribute, Ident, Lit};
 
 use crate::setting::{Setting, Value, parse_args, parse_attribute};
-use crate::{Errors, duration, nearest};
+use crate::{Errors, nearest};
 
 /// The settings that may also stand as an attribute of their own.
 pub(crate) const HELPERS: [&str; 6] =
@@ -296,7 +296,7 @@ fn read_duration(literal: &Lit) -> syn::Result<Duration> {
             let seconds = seconds.base10_parse().ok();
             seconds.and_then(|it| Duration::try_from_secs_f64(it).ok())
         }
-        Lit::Str(text) => duration::parse(&text.value()),
+        Lit::Str(text) => taskloom_model::parse_duration(&text.value()).ok(),
         _ => None,
     };
     let what = match read {

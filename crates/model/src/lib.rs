@@ -5,12 +5,14 @@
 //! [`Job::submit`] and [`apply`], then read `tests/life_of_a_job.rs`.
 
 mod apply;
+mod duration;
 mod id;
 mod job;
 mod retry;
 mod time;
 
 pub use apply::{Command, Effect, EventKind, Refusal, apply};
+pub use duration::{DurationError, parse_duration};
 pub use id::{Fence, JobId, NodeId, Priority, PriorityError};
 pub use job::{
     CRASHES_MAX, DependencyPolicy, FailReason, Job, Life, Outcome, Rules, State, StateName,

@@ -57,8 +57,8 @@ pub enum StoreError {
         /// The newest known.
         known: i64,
     },
-    /// The file is a database of another program.
-    #[error("{} is a database of another program; name another file", path.display())]
+    /// The file is another program's, or no database at all.
+    #[error("{} is no store of Taskloom, and stays as it is; name another file", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -153,6 +153,7 @@ impl StoreError {
 
     /// Whether the error came from the database in the middle of a transaction, which must then be
     /// taken back, and not from a refusal before the first row.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn is_fatal(&self) -> bool {
         matches!(
             self,

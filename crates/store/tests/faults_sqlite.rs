@@ -74,9 +74,12 @@ fn a_database_of_another_program_is_refused_and_left_as_it_is() {
 #[test]
 fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
     let (_folder, path) = place();
-    for garbage in [vec![b'x'; 10_000], b"SQLite format 3\0 or so".to_vec()] {
+    for (garbage, code) in [
+        (vec![b'x'; 10_000], "store.foreign"),
+        (b"SQLite format 3\0 or so".to_vec(), "store.corrupt"),
+    ] {
         std::fs::write(&path, &garbage).unwrap();
-        check_code(open_with(&path, FAST), "store.corrupt");
+        check_code(open_with(&path, FAST), code);
         assert_eq!(std::fs::read(&path).unwrap(), garbage);
     }
 }

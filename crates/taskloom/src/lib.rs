@@ -18,7 +18,7 @@ mod waiters;
 
 pub use builder::{Builder, MAX_WORKERS_DEFAULT};
 pub use clock::{SystemClock, TokioClock};
-pub use duration::{DurationError, IntoDuration, parse_duration};
+pub use duration::IntoDuration;
 pub use error::{Error, JobError};
 pub use handle::JobHandle;
 pub use invocation::{
@@ -34,8 +34,8 @@ pub use taskloom_macros::{
     log_execution, measure_performance, priority, queue, retry, task, timeout,
 };
 pub use taskloom_model::{
-    Backoff, DependencyPolicy, EventKind, FailReason, Fence, Jitter, JobId, NodeId, Outcome,
-    Priority, Refusal, RetryPolicy, StateName, Time,
+    Backoff, DependencyPolicy, DurationError, EventKind, FailReason, Fence, Jitter, JobId, NodeId,
+    Outcome, Priority, Refusal, RetryPolicy, StateName, Time, parse_duration,
 };
 pub use taskloom_store::sqlite::Synchronous;
 pub use taskloom_store::{

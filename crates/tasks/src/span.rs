@@ -27,27 +27,7 @@ impl Span {
     /// Reads a text such as `"1m 30s"`; `None` when it isn't one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Span> {
-        let mut sum = Duration::ZERO;
-        let mut rest = text.trim();
-        if rest.is_empty() {
-            return None;
-        }
-        while !rest.is_empty() {
-            let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            let number: u64 = rest[..n_digits].parse().ok()?;
-            rest = rest[n_digits..].trim_start();
-            let n_letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-            let millis = match &rest[..n_letters] {
-                "ms" => 1,
-                "s" => 1_000,
-                "m" | "min" => 60_000,
-                "h" => 3_600_000,
-                _ => return None,
-            };
-            rest = rest[n_letters..].trim_start();
-            sum = sum.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
-        }
-        Some(Span(sum))
+        taskloom_dispatch::parse_duration(text).ok().map(Span)
     }
 }
 

@@ -251,8 +251,9 @@ impl Engine {
             return Ok(());
         }
         let mut put = self.conn.prepare_cached(
-            "INSERT INTO logs (job, n, fence, at, level, text) VALUES \
-             (?1, (SELECT ifnull(max(n), 0) + 1 FROM logs WHERE job = ?1), ?2, ?3, ?4, ?5)",
+            "INSERT INTO logs (job, n, fence, at, level, text) \
+             SELECT ?1, (SELECT ifnull(max(n), 0) + 1 FROM logs WHERE job = ?1), ?2, ?3, ?4, ?5 \
+             WHERE EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
         )?;
         for log in logs {
             let fence = Engine::fence_number(fence);

@@ -1,5 +1,6 @@
 //! Opening the file: what it must be, how it is set up, which version it has.
 
+use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,13 @@ pub(super) fn engine(path: &Path, options: &SqliteOptions, now: Time) -> Result<
     let conn = Connection::open(path).map_err(|error| cant_open(path, &error.to_string()))?;
     conn.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS))?;
     // Before the journal mode is changed: another program's file stays as it is.
-    identify(&conn, path)?;
+    identify(&conn, path).map_err(|error| match error {
+        // Our own files begin as every SQLite file does, whatever has happened to the rest.
+        StoreError::Corrupt { .. } if !begins_as_sqlite(path) => {
+            StoreError::Foreign { path: path.to_owned() }
+        }
+        error => error,
+    })?;
     set_up(&conn, options)?;
     migrate(conn, path, now)
 }
@@ -83,6 +90,12 @@ fn set_up(conn: &Connection, options: &SqliteOptions) -> Result<()> {
     conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
     conn.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
     Ok(())
+}
+
+fn begins_as_sqlite(path: &Path) -> bool {
+    let mut magic = [0; 16];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && &magic == b"SQLite format 3\0"
 }
 
 fn known_version() -> i64 {
