@@ -217,7 +217,7 @@ pub(crate) struct BenchArgs {
     pub(crate) jobs: u32,
 
     /// How many attempts run at once
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 1_000)]
     pub(crate) workers: usize,
 
     /// Bytes of arguments a job

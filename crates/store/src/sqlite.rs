@@ -38,6 +38,7 @@ use crate::{
     Events, Filter, Finish, Finished, JobView, Listed, LogView, NewJob, NewNode, NodeView, Notices,
     Page, Promoted, Prune, Pruned, Rescued, Store, StoreError, StoreInfo, Verb,
 };
+use engine::Engine;
 use writer::Writer;
 
 /// How many readers are kept; more are opened while all are busy.
@@ -128,7 +129,9 @@ impl Store for SqliteStore {
     fn submit(&self, jobs: Vec<NewJob>) -> Verb<'_, Vec<Accepted>> {
         Box::pin(async move {
             submit::check(&jobs, self.options.payload_max)?;
-            self.writer.call(move |engine| engine.submit(&jobs)).await
+            // The jobs come back, so that the writer does not spend its time on freeing them.
+            let submit = move |engine: &mut Engine| Ok((engine.submit(&jobs)?, jobs));
+            self.writer.call(submit).await.map(|(accepted, _)| accepted)
         })
     }
 
@@ -137,11 +140,13 @@ impl Store for SqliteStore {
     }
 
     fn finish(&self, node: NodeId, ended: Vec<Finish>, demands: Vec<Demand>) -> Verb<'_, Finished> {
-        Box::pin(self.writer.call(move |engine| {
+        // What ended comes back too: see `submit`.
+        let finish = move |engine: &mut Engine| {
             let outcomes = engine.finish(node, &ended)?;
             let claimed = engine.claim(node, &demands)?;
-            Ok(Finished { outcomes, claimed })
-        }))
+            Ok((Finished { outcomes, claimed }, ended))
+        };
+        Box::pin(async move { self.writer.call(finish).await.map(|(finished, _)| finished) })
     }
 
     fn release(&self, node: NodeId, leases: Vec<(JobId, Fence)>) -> Verb<'_, ()> {

@@ -5,7 +5,6 @@
 use rusqlite::params;
 use taskloom_model::{Command, Effect, EventKind, Job, NodeId, Outcome, State, StateName, apply};
 
-use super::codec::outcome_code;
 use super::engine::{Engine, Leased, Result};
 use super::moves::Moved;
 use super::rows::Policy;
@@ -32,9 +31,17 @@ pub(super) fn policy_of(new: &NewJob) -> Policy {
 impl Engine {
     /// Accepts jobs that are all plain: they are ready at once.
     pub(super) fn submit_plain(&mut self, jobs: &[NewJob]) -> Result<Vec<Accepted>> {
-        let mut places = Vec::with_capacity(jobs.len());
+        let mut places: Vec<(i64, i64)> = Vec::with_capacity(jobs.len());
+        let mut last: Option<&NewJob> = None;
         for job in jobs {
-            places.push((self.lane_id(&job.queue, &job.task)?, self.policy_id(&policy_of(job))?));
+            // A batch is mostly of one task: the place of the job before is the place of this one.
+            let alike = last.filter(|it| it.task == job.task && it.queue == job.queue);
+            let lane = match (alike, places.last()) {
+                (Some(_), Some(&(lane, _))) => lane,
+                _ => self.lane_id(&job.queue, &job.task)?,
+            };
+            places.push((lane, self.policy_id(&policy_of(job))?));
+            last = Some(job);
         }
         let created = self.now;
         let mut put_job = self.conn.prepare_cached(
@@ -78,7 +85,7 @@ impl Engine {
             .prepare_cached("DELETE FROM running WHERE job = ?1 AND fence = ?2 AND cancel = 0")?;
         let mut put = self.conn.prepare_cached(
             "INSERT INTO ended (job, state, at, attempts, crashes, snoozes, fence, node, started, \
-             outcome, result, error) VALUES (?1, 5, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, NULL)",
+             outcome, result, error) VALUES (?1, 5, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, NULL)",
         )?;
         for (n, finish) in ended.iter().enumerate() {
             let key = finish.id.key();
@@ -107,7 +114,6 @@ impl Engine {
                 Engine::fence_number(fence),
                 node.0,
                 finish.started.as_millis(),
-                outcome_code(Some(outcome)),
                 finish.result,
             ])?;
             self.tally.count(lane, StateName::Running, -1);

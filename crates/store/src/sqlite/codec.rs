@@ -72,18 +72,22 @@ pub(super) struct PackedEvent {
 pub(super) fn pack(event: PackedEvent, body: &mut Vec<u8>) {
     let place = EventKind::ALL.iter().position(|&it| it == event.kind).unwrap_or(0);
     body.push(u8::try_from(place).unwrap_or(0));
-    for number in [event.job, event.created, event.lane, event.attempt] {
-        pack_number(number, body);
+    // Gathered in place: one growth of `body` an event.
+    let (mut packed, mut len) = ([0; 4 * NUMBER_BYTES_MAX], 0);
+    for mut number in [event.job, event.created, event.lane, event.attempt] {
+        while 0x80 <= number {
+            packed[len] = number.to_le_bytes()[0] | 0x80;
+            number >>= 7;
+            len += 1;
+        }
+        packed[len] = number.to_le_bytes()[0];
+        len += 1;
     }
+    body.extend_from_slice(&packed[..len]);
 }
 
-fn pack_number(mut number: u64, body: &mut Vec<u8>) {
-    while 0x80 <= number {
-        body.push(u8::try_from(number & 0x7F).unwrap_or(0) | 0x80);
-        number >>= 7;
-    }
-    body.push(u8::try_from(number).unwrap_or(0));
-}
+/// A number of 64 bits takes ten groups of seven at most.
+const NUMBER_BYTES_MAX: usize = 10;
 
 /// Takes the first event off `body`; `None` at its end, or when it is damaged.
 pub(super) fn unpack(body: &mut &[u8]) -> Option<PackedEvent> {

@@ -44,7 +44,7 @@ pub(super) struct Engine {
     /// By id; SQLite gives ids from 1 upwards.
     pub(super) lanes: Vec<Lane>,
     lane_ids: HashMap<Arc<str>, HashMap<Arc<str>, i64>>,
-    pub(super) policies: HashMap<i64, Policy>,
+    pub(super) policies: KeyMap<Policy>,
     /// By id, newest first, at most [`POLICIES_RECENT`]: what submitters use again and again.
     policies_recent: VecDeque<(Policy, i64)>,
     pub(super) leased: KeyMap<Leased>,
@@ -70,7 +70,7 @@ impl Engine {
             now: Time::default(),
             lanes: Vec::new(),
             lane_ids: HashMap::new(),
-            policies: HashMap::new(),
+            policies: KeyMap::default(),
             policies_recent: VecDeque::new(),
             leased: KeyMap::default(),
             tally: Tally::default(),
@@ -238,7 +238,8 @@ impl Engine {
     }
 
     pub(super) fn policy(&mut self, id: i64) -> Result<Policy> {
-        if let Some(&policy) = self.policies.get(&id) {
+        let key = id.unsigned_abs();
+        if let Some(&policy) = self.policies.get(&key) {
             return Ok(policy);
         }
         let policy = super::rows::read_policy(&self.conn, id)?;
@@ -246,7 +247,7 @@ impl Engine {
         if 1_000 < self.policies.len() {
             self.policies.clear();
         }
-        self.policies.insert(id, policy);
+        self.policies.insert(key, policy);
         Ok(policy)
     }
 

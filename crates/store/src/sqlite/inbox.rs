@@ -76,6 +76,13 @@ impl<T> Inbox<T> {
         taken.extend(queue.items.drain(..n));
         Arrived::Some
     }
+
+    /// Moves at most `n_max` items to `taken`, without waiting.
+    pub(super) fn take_now(&self, n_max: usize, taken: &mut impl Extend<T>) {
+        let mut queue = self.queue.lock();
+        let n = queue.items.len().min(n_max);
+        taken.extend(queue.items.drain(..n));
+    }
 }
 
 #[cfg(test)]

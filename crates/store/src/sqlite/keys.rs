@@ -1,10 +1,10 @@
-//! A hasher for keys of jobs: integers that grow by one, hashed by one multiplication.
+//! A hasher for keys of rows: integers that grow by one, hashed by one multiplication.
 //!
 //! Keys are given by the store itself, so nobody can choose them to collide.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A map by the key of a job.
+/// A map by the key of a row.
 pub(super) type KeyMap<V> = std::collections::HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
 
 /// Fibonacci hashing (D. Knuth, The Art of Computer Programming, volume 3, section 6.4).

@@ -45,7 +45,7 @@ const APPLICATION_ID: i64 = 0x546B_6C31;
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 
 /// WAL pages (4 KiB) before a commit moves them into the file.
-const CHECKPOINT_PAGES: u32 = 8_000;
+const CHECKPOINT_PAGES: u32 = 16_000;
 /// Bytes that an empty WAL keeps on the disk.
 const WAL_KEPT: u32 = 64 * 1024 * 1024;
 /// KiB of pages the writer keeps in memory.

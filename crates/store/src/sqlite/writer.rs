@@ -24,6 +24,8 @@ const CALLS_MAX: usize = 8_192;
 const COMMIT_CALLS_MAX: usize = 4_096;
 /// How long one commit gathers calls at most.
 const COMMIT_TIME_MAX: Duration = Duration::from_millis(50);
+/// How long it takes in what arrives while it works, at most: the first caller waits for it.
+const GATHER_MAX: Duration = Duration::from_millis(5);
 /// How often an idle writer looks whether another process has committed: soon after something
 /// happened, and when nothing has for [`QUIET_AFTER`].
 const LOOK_BUSY: Duration = Duration::from_millis(2);
@@ -149,7 +151,8 @@ impl Writer {
         match &self.way {
             Way::Inline { engine, clock } => {
                 let mut engine = engine.lock();
-                transact(&mut engine, clock.as_ref(), &self.tells, &mut VecDeque::from([work]));
+                let mut works = VecDeque::from([work]);
+                transact(&mut engine, (clock.as_ref(), &self.tells), &mut works, &mut |_| {});
             }
             Way::Thread { calls, room, .. } => {
                 let permit = Arc::clone(room).acquire_owned().await.ok();
@@ -217,7 +220,12 @@ impl Loop {
             }
             while !works.is_empty() {
                 // A heartbeat moves no job: a node that only beats is quiet.
-                if transact(&mut self.engine, self.clock.as_ref(), &self.tells, &mut works) {
+                let mut more = |works: &mut VecDeque<Work>| {
+                    self.inbox.take_now(COMMIT_CALLS_MAX, &mut calls);
+                    works.extend(calls.drain(..).map(|it| it.work));
+                };
+                let (clock, tells) = (self.clock.as_ref(), &self.tells);
+                if transact(&mut self.engine, (clock, tells), &mut works, &mut more) {
                     busy_at = Instant::now();
                 }
             }
@@ -236,13 +244,14 @@ impl Loop {
     }
 }
 
-/// Does the works in one transaction and answers each. Takes as many as fit the time of a commit.
+/// Does the works in one transaction and answers each. Takes as many as fit the time of a commit,
+/// and what arrives while it works on them: `more` puts it in.
 /// Returns whether jobs have moved.
 fn transact(
     engine: &mut Engine,
-    clock: &dyn Clock,
-    tells: &Tells,
+    (clock, tells): (&dyn Clock, &Tells),
     works: &mut VecDeque<Work>,
+    more: &mut dyn FnMut(&mut VecDeque<Work>),
 ) -> bool {
     let began = Instant::now();
     let mut replies = Vec::with_capacity(works.len());
@@ -259,6 +268,9 @@ fn transact(
         // After an error SQLite may have ended the transaction; the rest gets another one.
         if failed.is_some() || COMMIT_TIME_MAX < began.elapsed() {
             break;
+        }
+        if works.is_empty() && replies.len() < COMMIT_CALLS_MAX && began.elapsed() < GATHER_MAX {
+            more(works);
         }
     }
     let committed = match failed {
