@@ -49,8 +49,8 @@ pub(crate) fn file(name: &str) -> Option<&'static RecordFile> {
 /// What each airport's page is called, by IATA code: `name — city, state`, with single spaces.
 pub(crate) fn airport_titles() -> &'static BTreeMap<String, String> {
     static TITLES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-        let lines = content("airports.csv").lines().skip(1);
-        lines.filter_map(|line| airport(&fields(line))).collect()
+        let mut records = csv::Reader::from_reader(content("airports.csv").as_bytes());
+        records.records().flatten().filter_map(|it| airport(&it)).collect()
     });
     &TITLES
 }
@@ -79,46 +79,15 @@ fn content(name: &str) -> &'static str {
     file(name).map_or("", |it| it.content)
 }
 
-fn airport(fields: &[String]) -> Option<(String, String)> {
-    let [iata, name, city, state, ..] = fields else { return None };
-    let title = format!("{name} — {city}, {state}");
-    Some((iata.clone(), title.split_whitespace().collect::<Vec<_>>().join(" ")))
-}
-
-/// The fields of one line of `airports.csv`, whose quoted fields never span lines.
-fn fields(line: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut is_quoted = false;
-    let mut chars = line.chars().peekable();
-    while let Some(char) = chars.next() {
-        let field = fields.last_mut().expect("it starts with one field and never loses any");
-        match char {
-            '"' if is_quoted && chars.peek() == Some(&'"') => field.extend(chars.next()),
-            '"' => is_quoted = !is_quoted,
-            ',' if !is_quoted => fields.push(String::new()),
-            _ => field.push(char),
-        }
-    }
-    fields
+fn airport(record: &csv::StringRecord) -> Option<(String, String)> {
+    let [iata, name, city, state] = [0, 1, 2, 3].map(|place| record.get(place));
+    let title = format!("{} — {}, {}", name?, city?, state?);
+    Some((iata?.to_owned(), title.split_whitespace().collect::<Vec<_>>().join(" ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check_fields(line: &str, expected: &[&str]) {
-        assert_eq!(fields(line), expected);
-    }
-
-    #[test]
-    fn quoted_fields_keep_their_commas_and_quotes() {
-        check_fields("a,b,,c", &["a", "b", "", "c"]);
-        check_fields(
-            r#"DBN,"W. H. ""Bud"" Barron","a,b",GA"#,
-            &["DBN", r#"W. H. "Bud" Barron"#, "a,b", "GA"],
-        );
-    }
 
     #[test]
     fn every_airport_and_every_earthquake_is_found() {
