@@ -48,7 +48,12 @@ fn wrong_usage_ends_with_2() {
 fn a_store_that_cannot_be_used_ends_with_3() {
     let cli = Cli::new();
     std::fs::write(cli.folder().join("notes.txt"), "no database, but a text ".repeat(50)).unwrap();
-    check_exit(&cli, &["--store", "sqlite://notes.txt", "jobs", "list"], 3, "notes.txt is no store");
+    check_exit(
+        &cli,
+        &["--store", "sqlite://notes.txt", "jobs", "list"],
+        3,
+        "notes.txt is no store",
+    );
     check_exit(&cli, &["--store", "sqlite://notes.txt/jobs.db", "jobs", "list"], 3, "notes.txt");
 }
 
