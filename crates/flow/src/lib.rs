@@ -10,6 +10,7 @@ mod offload;
 mod rate;
 mod rate_limiter;
 mod task_group;
+pub mod testing;
 
 pub use catch_panic::{CatchPanic, Panicked, catch_panic, catch_panic_blocking};
 pub use offload::{Full, Offload};
