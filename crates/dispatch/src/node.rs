@@ -139,7 +139,14 @@ impl Node {
     /// # Cancel safety
     /// A dropped drain aborts what runs; the jobs are rescued as those of a dead node.
     pub async fn drain(mut self, deadline: Duration) -> Result<(), StoreError> {
-        self.mode.send(Mode::Drain(Instant::now() + deadline)).ok();
+        self.mode.send_if_modified(|mode| {
+            // A hurry may have come before this was first polled; it is not taken back.
+            let is_new = *mode != Mode::Stop;
+            if is_new {
+                *mode = Mode::Drain(Instant::now() + deadline);
+            }
+            is_new
+        });
         while self.dispatcher.join_next().await.is_some() {}
         drop(self.heart.take());
         self.upkeep.drain(Duration::from_secs(5)).await;

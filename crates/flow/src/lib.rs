@@ -5,15 +5,29 @@
 //! - [`catch_panic`] turns a panic into a value with its backtrace.
 //! - [`RateLimiter`] spaces calls out, in the order they came.
 
+mod cancellation;
 mod catch_panic;
+mod gather;
 mod offload;
 mod rate;
 mod rate_limiter;
 mod task_group;
 pub mod testing;
+mod timeout;
+mod with_resource;
 
+pub use cancellation::{Cancellation, Cancelled, Reason};
 pub use catch_panic::{CatchPanic, Panicked, catch_panic, catch_panic_blocking};
+pub use gather::{
+    AsCompleted, Gather, GatherSettled, Race, RaceError, Until, Waited, as_completed, gather,
+    gather_settled, race, race_ok, wait, wait_at_most,
+};
 pub use offload::{Full, Offload};
 pub use rate::{Rate, RateError};
 pub use rate_limiter::RateLimiter;
-pub use task_group::{Drained, Ended, TaskGroup};
+pub use task_group::{
+    BoundedSpawner, BoundedTaskGroup, BoxError, Drained, End, Ended, Failure, GroupError, Name,
+    Routine, RoutineInfo, RoutineKind, RoutineOutput, Shielded, Spawner, TaskGroup, Unfinished,
+};
+pub use timeout::{TimedOut, Timeout, deadline, remaining, timeout, timeout_or, without_deadline};
+pub use with_resource::{ResourceError, with_resource};

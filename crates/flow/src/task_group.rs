@@ -1,295 +1,474 @@
-//! Task groups: every routine has an owner, which spawns it, hears how it ended, and drains it.
+//! Task groups: every routine has an owner, which spawns it, hears how it ended, and ends it.
 //!
 //! # Invariants
 //! - No routine outlives its group: dropping the group aborts what is left.
-//! - A routine's panic ends that routine alone, and its owner hears of it.
+//! - A routine's panic is a failure like an error: it ends that routine, never the process.
+//! - What a group remembers of ended routines is bounded.
 
-use std::any::Any;
-use std::collections::VecDeque;
+mod bounded;
+mod error;
+mod output;
+mod routine;
+mod shared;
+mod shield;
+
+use std::borrow::Cow;
+use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+pub use self::bounded::{BoundedSpawner, BoundedTaskGroup};
+pub use self::error::{BoxError, Drained, End, Ended, Failure, GroupError};
+pub use self::output::RoutineOutput;
+pub use self::routine::{Routine, Unfinished};
+pub use self::shared::{RoutineInfo, RoutineKind};
+pub use self::shield::Shielded;
 
-/// How many ended routines a group remembers for an owner that spawns without listening. A group
-/// of a component has a handful of routines; only those that spawn one per job come near it.
-const ENDED_MAX: usize = 256;
+use self::shared::{OnFailure, Shared};
+use crate::{Cancellation, Cancelled, Reason};
 
-/// How many ended routines one spawn takes off: more than it adds, so that they can't pile up.
-const REAPED_PER_SPAWN: usize = 2;
+/// How long a routine that holds the group's token may take to end well, unless the group says
+/// otherwise.
+const GRACE: Duration = Duration::from_secs(5);
 
-/// How long an aborted routine has to let go of what it holds, before a drain stops waiting for
+/// How long an aborted routine has to let go of what it holds, before an owner stops waiting for
 /// it. A future is dropped at its next `.await`; only one stuck in blocking code takes longer.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
-/// How a routine ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    /// The name it was spawned with.
-    pub name: &'static str,
-    /// The message of its panic; `None` when it returned.
-    pub panic: Option<String>,
-}
+/// The name of a routine.
+pub type Name = Cow<'static, str>;
 
-/// What a drain met.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Drained {
-    /// How many routines did not end before the deadline and were aborted.
-    pub n_aborted: usize,
-    /// The routines that panicked and that [`TaskGroup::join_next`] had not told of yet.
-    pub panics: Vec<Ended>,
-}
-
-/// Owns every routine of one component; dropping it aborts what is left.
+/// Owns every routine of one piece of work or of one component.
+///
+/// # Kinds of groups
+/// In a group made by [`new`](TaskGroup::new) the routines are parts of one work: the first that
+/// fails, by an error or a panic, cancels its siblings, and [`join`](TaskGroup::join) tells of all
+/// failures together. In an [`isolated`](TaskGroup::isolated) one they are a component's loops
+/// and connections: the end of one is no matter of the others, the owner hears of it by
+/// [`join_next`](TaskGroup::join_next), and ends all of them with [`drain`](TaskGroup::drain).
+///
+/// # What cancelling does
+/// The group's token fires, with the reason. Routines of [`spawn`](TaskGroup::spawn) are dropped
+/// at their next await point. Those of [`spawn_with`](TaskGroup::spawn_with) hold the token, and
+/// have the group's grace to clean up and end. Those of [`shield`](TaskGroup::shield) go on and
+/// are waited for. A group that was cancelled takes no more routines but shielded ones, with which
+/// the others clean up.
 ///
 /// ```
-/// use std::time::Duration;
 /// use taskloom_flow::TaskGroup;
+///
+/// async fn square(n: u64) -> Result<u64, std::io::Error> {
+///     Ok(n * n)
+/// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let mut group = TaskGroup::new();
-/// let stop = group.stop_token();
-/// group.spawn("ticker", async move { stop.cancelled().await });
-/// group.spawn("short", async {});
+/// let group = TaskGroup::new();
+/// let three = group.spawn("three", square(3));
+/// let four = group.spawn("four", square(4));
+/// group.join().await.expect("none failed");
+/// assert_eq!((three.await, four.await), (Ok(9), Ok(16)));
 ///
-/// assert_eq!(group.join_next().await.unwrap().name, "short");
-/// let drained = group.drain(Duration::from_secs(5)).await;
-/// assert_eq!(drained.n_aborted, 0);
+/// let group = TaskGroup::new();
+/// group.spawn("waits for ever", std::future::pending::<()>());
+/// group.spawn("fails", async { Err::<(), _>("no luck") });
+/// let error = group.join().await.unwrap_err();
+/// assert_eq!(error.to_string(), "1 routine failed: fails: no luck");
 /// # }
 /// ```
-#[derive(Debug, Default)]
 pub struct TaskGroup {
-    routines: JoinSet<Ended>,
-    stop: CancellationToken,
-    /// Reaped by `spawn`, told by `join_next` and `drain`; at most `ENDED_MAX`.
-    ended: VecDeque<Ended>,
+    shared: Arc<Shared>,
+    grace: Duration,
+}
+
+impl Default for TaskGroup {
+    fn default() -> Self {
+        TaskGroup::new()
+    }
 }
 
 impl TaskGroup {
-    /// A group without routines.
+    /// A group whose first failure cancels the siblings.
     #[must_use]
     pub fn new() -> Self {
-        TaskGroup::default()
+        TaskGroup::with(Cancellation::new(), OnFailure::CancelSiblings)
     }
 
-    /// A group whose stop token also fires when `stop` does.
+    /// A group in which each routine stands for itself.
     #[must_use]
-    pub fn child_of(stop: &CancellationToken) -> Self {
-        TaskGroup { stop: stop.child_token(), ..TaskGroup::default() }
+    pub fn isolated() -> Self {
+        TaskGroup::with(Cancellation::new(), OnFailure::Tell)
     }
 
-    /// Starts a routine. `name` is for whoever hears of its end.
+    /// A group of this kind that is cancelled also when `parent` is; for a group that has not
+    /// spawned yet. While the owner does not join, the parent only fires the group's token.
+    #[must_use]
+    pub fn under(self, parent: &Cancellation) -> Self {
+        TaskGroup::with(parent.child(), self.shared.on_failure).grace(self.grace)
+    }
+
+    /// The same group with another grace than 5 seconds for routines that hold its token.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    fn with(cancellation: Cancellation, on_failure: OnFailure) -> Self {
+        TaskGroup { shared: Arc::new(Shared::new(cancellation, on_failure)), grace: GRACE }
+    }
+
+    /// Runs `body` with a group of its own, and returns when it and every routine that it spawned
+    /// have ended: what `async with asyncio.TaskGroup()` is in Python.
     ///
-    /// Routines that ended are kept until [`TaskGroup::join_next`] tells of them. In a group with
-    /// over 256 routines, spawning takes ended ones off too, so a group that spawns for ever needs
-    /// no listener; it remembers the latest 256 ends and forgets older ones.
+    /// The first failure, be it the body's, cancels the rest.
+    ///
+    /// # Errors
+    /// [`GroupError`] with every failure; that of the body has the name `body`.
+    ///
+    /// # Cancel safety
+    /// Dropping this future drops the body and aborts every routine.
+    ///
+    /// ```
+    /// use taskloom_flow::{BoxError, TaskGroup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let sum = TaskGroup::scope(async |group| {
+    ///     let a = group.spawn("a", async { Ok::<_, BoxError>(1) });
+    ///     let b = group.spawn("b", async { Ok::<_, BoxError>(2) });
+    ///     Ok::<_, BoxError>(a.await? + b.await?)
+    /// });
+    /// assert_eq!(sum.await.unwrap(), 3);
+    /// # }
+    /// ```
+    pub async fn scope<T, E: Into<BoxError>>(
+        body: impl AsyncFnOnce(&TaskGroup) -> Result<T, E>,
+    ) -> Result<T, GroupError> {
+        let group = TaskGroup::new();
+        let said = group.shared.cancellation.run(crate::catch_panic(body(&group))).await;
+        let failure = match said {
+            Ok(Ok(Ok(value))) => {
+                group.join().await?;
+                return Ok(value);
+            }
+            Ok(Ok(Err(error))) => Failure::Error(error.into()),
+            Ok(Err(panicked)) => Failure::Panicked(panicked.message),
+            Err(Cancelled { reason }) => {
+                group.join().await?;
+                return Err(GroupError { failures: Vec::new(), n_more: 0, reason: Some(reason) });
+            }
+        };
+        group.shared.fail("body".into(), failure);
+        Err(group.join().await.expect_err("its body failed"))
+    }
+
+    /// Starts a routine that returns `()` or a `Result`; cancelling the group drops it at its next
+    /// await point. `name` is for whoever hears of its end.
+    ///
+    /// The answer may be awaited for what the routine returned, or dropped: the routine is the
+    /// group's. It inherits the deadline around the caller ([`timeout`](crate::timeout)). A group
+    /// that was cancelled drops `future` without running it.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn spawn<F>(&mut self, name: &'static str, future: F)
+    pub fn spawn<F>(
+        &self,
+        name: impl Into<Name>,
+        future: F,
+    ) -> Routine<<F::Output as RoutineOutput>::Value>
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output: RoutineOutput<Value: Send, Error: Into<BoxError>>> + Send + 'static,
     {
-        if ENDED_MAX <= self.routines.len() {
-            self.reap();
-        }
-        let routine = AssertUnwindSafe(future).catch_unwind();
-        self.routines.spawn(routine.map(move |ended| Ended {
-            name,
-            panic: ended.err().map(|payload| message_of(payload.as_ref())),
-        }));
+        self.shared.spawn(name.into(), RoutineKind::Plain, future)
     }
 
-    fn reap(&mut self) {
-        for _ in 0..REAPED_PER_SPAWN {
-            let Some(joined) = self.routines.try_join_next() else { return };
-            if self.ended.len() == ENDED_MAX {
-                self.ended.pop_front();
-            }
-            self.ended.extend(joined.ok());
-        }
+    /// Starts a routine that holds the group's token: when the group is cancelled it is expected
+    /// to clean up and return, and is aborted only after the group's grace.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    ///
+    /// ```
+    /// use taskloom_flow::TaskGroup;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let group = TaskGroup::new();
+    /// let ticker = group.spawn_with("ticker", |cancel| async move {
+    ///     let reason = cancel.cancelled().await;
+    ///     Ok::<_, std::io::Error>(format!("ended well: {reason}"))
+    /// });
+    /// group.cancel("no more time");
+    /// group.join().await.expect("it ended by itself");
+    /// assert_eq!(ticker.await.unwrap(), "ended well: no more time");
+    /// # }
+    /// ```
+    pub fn spawn_with<F>(
+        &self,
+        name: impl Into<Name>,
+        make: impl FnOnce(Cancellation) -> F,
+    ) -> Routine<<F::Output as RoutineOutput>::Value>
+    where
+        F: Future<Output: RoutineOutput<Value: Send, Error: Into<BoxError>>> + Send + 'static,
+    {
+        let future = make(self.shared.cancellation.clone());
+        self.shared.spawn(name.into(), RoutineKind::Graceful, future)
     }
 
-    /// The token that fires when the group drains. A routine waits for it and returns.
+    /// Starts work that finishes although whoever waits for it is cancelled, and although this
+    /// group is: `join` and `drain` wait for it, without a grace. Only the deadline of a drain, or
+    /// dropping the group, aborts it.
+    ///
+    /// What it returned goes to whoever awaits the answer; when that was dropped, to `unclaimed`.
+    /// Pass `drop` when it is of no further use.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use taskloom_flow::{TaskGroup, timeout};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let (sender, receiver) = tokio::sync::oneshot::channel();
+    /// let group = TaskGroup::new();
+    /// let charge = async {
+    ///     tokio::time::sleep(Duration::from_secs(3)).await;
+    ///     "charged once"
+    /// };
+    /// let charged = group.shield("charge", charge, move |late| drop(sender.send(late)));
+    /// // The caller has a second only; the card is charged all the same, and nothing is lost.
+    /// assert!(timeout(Duration::from_secs(1), charged).await.is_err());
+    /// group.join().await.unwrap();
+    /// assert_eq!(receiver.await, Ok("charged once"));
+    /// # }
+    /// ```
+    pub fn shield<F>(
+        &self,
+        name: impl Into<Name>,
+        future: F,
+        unclaimed: impl FnOnce(F::Output) + Send + 'static,
+    ) -> Shielded<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        shield::shield(&self.shared, name.into(), future, unclaimed)
+    }
+
+    /// What spawns into this group from elsewhere, such as from its own routines.
     #[must_use]
-    pub fn stop_token(&self) -> CancellationToken {
-        self.stop.clone()
+    pub fn spawner(&self) -> Spawner {
+        Spawner { shared: Arc::clone(&self.shared) }
     }
 
-    /// How many routines run, or ended without having been told of or taken off yet.
+    /// The group's token: it fires when the group is cancelled or drains.
+    #[must_use]
+    pub fn cancellation(&self) -> &Cancellation {
+        &self.shared.cancellation
+    }
+
+    /// Cancels every routine; see [the group](TaskGroup#what-cancelling-does).
+    pub fn cancel(&self, reason: impl Into<Reason>) {
+        self.shared.cancel(reason.into());
+    }
+
+    /// How many routines have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.routines.len()
+        self.shared.len()
     }
 
-    /// Whether there are none.
+    /// Whether all have.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routines.is_empty()
+        self.len() == 0
     }
 
-    /// Waits for a routine to end and tells how; `None` when the group has no routines.
+    /// The routines that have not ended, oldest first: what the group is doing.
+    #[must_use]
+    pub fn routines(&self) -> Vec<RoutineInfo> {
+        self.shared.routines()
+    }
+
+    /// Waits for a routine to end and tells how; `None` when all have ended and were told of.
+    ///
+    /// Failures are told first. A group remembers the latest 256 ends that nobody asked for, and
+    /// as many failures.
     ///
     /// # Cancel safety
     /// Safe: an end that was not told stays to be told.
     pub async fn join_next(&mut self) -> Option<Ended> {
-        if let Some(ended) = self.ended.pop_front() {
-            return Some(ended);
-        }
-        loop {
-            // An error here is an abort, by the runtime's own end: nobody is left to tell.
-            if let Ok(ended) = self.routines.join_next().await? {
-                return Some(ended);
-            }
-        }
+        self.shared.next_end().await
     }
 
-    /// Asks every routine to stop, waits up to `deadline`, then aborts and counts the rest.
+    /// Waits until every routine has ended. When the group was cancelled, from inside by a failure
+    /// or from outside, it enforces the grace.
+    ///
+    /// # Errors
+    /// [`GroupError`] when a routine failed and [`join_next`](TaskGroup::join_next) has not told
+    /// of it, or when cancelling the group cut one short.
+    ///
+    /// # Cancel safety
+    /// Dropping this future aborts every routine still running.
+    pub async fn join(self) -> Result<(), GroupError> {
+        tokio::select! {
+            biased;
+            () = self.shared.closed() => {}
+            reason = self.shared.cancellation.cancelled() => self.end_cancelled(reason).await,
+        }
+        self.shared.take_error().map_or(Ok(()), Err)
+    }
+
+    /// Ends what a cancelled group still runs.
+    async fn end_cancelled(&self, reason: Reason) {
+        // It may have been a parent's token that fired: then nothing has been dropped yet.
+        self.shared.cancel(reason);
+        let graceful = self.shared.all_ended_but_shielded();
+        if tokio::time::timeout(self.grace, graceful).await.is_err() {
+            self.shared.abort(RoutineKind::Graceful);
+        }
+        self.shared.closed().await;
+    }
+
+    /// Takes nothing back and waits: fires the token with [`Reason::Draining`], lets every routine
+    /// finish until `deadline`, then aborts and counts the rest.
     ///
     /// Aborted routines are given one more second to drop what they hold; one stuck in blocking
     /// code is then left to itself.
     ///
     /// # Cancel safety
     /// Dropping this future aborts every routine still running.
-    pub async fn drain(mut self, deadline: Duration) -> Drained {
-        self.stop.cancel();
-        let mut drained = Drained::default();
-        let all_ended = async {
-            while let Some(ended) = self.join_next().await {
-                if ended.panic.is_some() {
-                    drained.panics.push(ended);
-                }
-            }
-        };
-        if tokio::time::timeout(deadline, all_ended).await.is_ok() {
-            return drained;
+    pub async fn drain(self, deadline: Duration) -> Drained {
+        self.shared.cancellation.cancel(Reason::Draining);
+        if tokio::time::timeout(deadline, self.shared.closed()).await.is_ok() {
+            return Drained { n_aborted: 0, failures: self.shared.take_failures() };
         }
-        self.routines.abort_all();
-        let mut n_left = self.routines.len();
-        let all_dropped = async {
-            while let Some(joined) = self.routines.join_next().await {
-                n_left -= 1;
-                match joined {
-                    Ok(ended) if ended.panic.is_some() => drained.panics.push(ended),
-                    Ok(_) => {}
-                    Err(_) => drained.n_aborted += 1,
-                }
-            }
-        };
-        tokio::time::timeout(ABORT_WAIT, all_dropped).await.ok();
-        drained.n_aborted += n_left;
-        drained
+        self.shared.close();
+        let n_aborted = self.shared.abort(RoutineKind::Shielded);
+        tokio::time::timeout(ABORT_WAIT, self.shared.closed()).await.ok();
+        Drained { n_aborted, failures: self.shared.take_failures() }
+    }
+}
+
+impl Drop for TaskGroup {
+    fn drop(&mut self) {
+        self.shared.close();
+        self.shared.abort(RoutineKind::Shielded);
+        self.shared.cancellation.cancel(Reason::OwnerDropped);
+    }
+}
+
+impl fmt::Debug for TaskGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<Name> = self.routines().into_iter().map(|it| it.name).collect();
+        f.debug_struct("TaskGroup").field("routines", &names).finish_non_exhaustive()
+    }
+}
+
+/// Spawns into a group that somebody else owns. Clones spawn into the same group.
+///
+/// ```
+/// use taskloom_flow::{Spawner, TaskGroup};
+///
+/// /// Tells of a number and, in routines of the same group, of its children.
+/// fn visit(n: u32, spawner: &Spawner, seen: tokio::sync::mpsc::Sender<u32>) {
+///     let inner = spawner.clone();
+///     spawner.spawn("visit", async move {
+///         seen.send(n).await.ok();
+///         for child in [2 * n, 2 * n + 1].into_iter().filter(|it| *it < 8) {
+///             visit(child, &inner, seen.clone());
+///         }
+///     });
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let group = TaskGroup::new();
+/// let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+/// visit(1, &group.spawner(), sender);
+/// group.join().await.unwrap();
+/// let mut seen = Vec::new();
+/// receiver.recv_many(&mut seen, 16).await;
+/// seen.sort();
+/// assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7]);
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Spawner {
+    shared: Arc<Shared>,
+}
+
+impl Spawner {
+    /// As [`TaskGroup::spawn`]. When the group has ended or was dropped, `future` is dropped
+    /// without running and the answer is [`Unfinished::Cancelled`].
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn spawn<F>(
+        &self,
+        name: impl Into<Name>,
+        future: F,
+    ) -> Routine<<F::Output as RoutineOutput>::Value>
+    where
+        F: Future<Output: RoutineOutput<Value: Send, Error: Into<BoxError>>> + Send + 'static,
+    {
+        self.shared.spawn(name.into(), RoutineKind::Plain, future)
+    }
+
+    /// As [`TaskGroup::spawn_with`].
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn spawn_with<F>(
+        &self,
+        name: impl Into<Name>,
+        make: impl FnOnce(Cancellation) -> F,
+    ) -> Routine<<F::Output as RoutineOutput>::Value>
+    where
+        F: Future<Output: RoutineOutput<Value: Send, Error: Into<BoxError>>> + Send + 'static,
+    {
+        let future = make(self.shared.cancellation.clone());
+        self.shared.spawn(name.into(), RoutineKind::Graceful, future)
+    }
+
+    /// As [`TaskGroup::shield`].
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn shield<F>(
+        &self,
+        name: impl Into<Name>,
+        future: F,
+        unclaimed: impl FnOnce(F::Output) + Send + 'static,
+    ) -> Shielded<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        shield::shield(&self.shared, name.into(), future, unclaimed)
+    }
+
+    /// The group's token.
+    #[must_use]
+    pub fn cancellation(&self) -> &Cancellation {
+        &self.shared.cancellation
+    }
+}
+
+impl fmt::Debug for Spawner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spawner").field("n_routines", &self.shared.len()).finish_non_exhaustive()
     }
 }
 
 /// The text of a panic, from what it carried.
-pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn message_of(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a text").to_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::pending;
-    use std::sync::Arc;
-
-    const LONG: Duration = Duration::from_secs(60);
-
-    #[tokio::test]
-    async fn every_end_is_told_with_its_name() {
-        let mut group = TaskGroup::new();
-        group.spawn("clean", async {});
-        assert_eq!(group.join_next().await, Some(Ended { name: "clean", panic: None }));
-        group.spawn("broken", async { panic!("no {}", "luck") });
-        let panic = Some("no luck".to_owned());
-        assert_eq!(group.join_next().await, Some(Ended { name: "broken", panic }));
-        assert_eq!(group.join_next().await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_waits_for_routines_that_heed_the_stop_and_aborts_the_rest() {
-        let mut group = TaskGroup::new();
-        let stop = group.stop_token();
-        group.spawn("polite", async move {
-            stop.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-        });
-        group.spawn("deaf", pending());
-        group.spawn("broken", async { panic!("at once") });
-        let held = Arc::new(());
-        let in_routine = Arc::clone(&held);
-        group.spawn("holder", async move {
-            pending::<()>().await;
-            drop(in_routine);
-        });
-        let began = tokio::time::Instant::now();
-        let drained = group.drain(Duration::from_secs(10)).await;
-        assert_eq!(began.elapsed(), Duration::from_secs(10));
-        assert_eq!(drained.n_aborted, 2);
-        assert_eq!(drained.panics.len(), 1);
-        assert_eq!(drained.panics[0].name, "broken");
-        assert_eq!(Arc::strong_count(&held), 1, "an aborted routine let go of what it held");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_ends_as_soon_as_the_last_routine_does() {
-        let mut group = TaskGroup::new();
-        let stop = group.stop_token();
-        group.spawn("polite", async move { stop.cancelled().await });
-        let began = tokio::time::Instant::now();
-        assert_eq!(group.drain(LONG).await, Drained::default());
-        assert_eq!(began.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test]
-    async fn dropping_a_group_aborts_its_routines() {
-        let mut group = TaskGroup::new();
-        let (held, dropped) = tokio::sync::oneshot::channel::<()>();
-        group.spawn("holder", async move {
-            pending::<()>().await;
-            drop(held);
-        });
-        drop(group);
-        dropped.await.unwrap_err();
-    }
-
-    #[tokio::test]
-    async fn a_group_that_spawns_for_ever_stays_small() {
-        let mut group = TaskGroup::new();
-        for _ in 0..20_000 {
-            group.spawn("short", async {});
-            tokio::task::yield_now().await;
-        }
-        assert!(group.len() <= ENDED_MAX, "{} routines are kept", group.len());
-        assert!(group.ended.len() <= ENDED_MAX);
-    }
-
-    #[tokio::test]
-    async fn ends_that_a_spawn_took_off_are_still_told() {
-        let mut group = TaskGroup::new();
-        for _ in 0..ENDED_MAX {
-            group.spawn("short", async {});
-        }
-        tokio::task::yield_now().await;
-        group.spawn("last", pending());
-        assert_eq!(group.ended.len(), REAPED_PER_SPAWN);
-        for _ in 0..ENDED_MAX {
-            assert_eq!(group.join_next().await.unwrap().name, "short");
-        }
-        assert_eq!(group.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_child_group_stops_with_its_parent() {
-        let parent = TaskGroup::new();
-        let child = TaskGroup::child_of(&parent.stop_token());
-        parent.stop_token().cancel();
-        assert!(child.stop_token().is_cancelled());
-    }
-}
+mod tests;

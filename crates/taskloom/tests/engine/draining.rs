@@ -103,6 +103,24 @@ async fn a_body_hears_of_the_drain_and_may_still_succeed() {
 
 #[tokio::test]
 async fn a_hurried_drain_ends_at_once() {
+    check_hurried(async |system| {
+        let (drained, ()) = tokio::join!(soon(system.drain()), async { system.hurry() });
+        drained.unwrap();
+    })
+    .await;
+}
+
+/// As when a second signal follows so fast that the first has not begun to drain.
+#[tokio::test]
+async fn a_hurry_before_the_drain_is_not_forgotten() {
+    check_hurried(async |system| {
+        system.hurry();
+        soon(system.drain()).await.unwrap();
+    })
+    .await;
+}
+
+async fn check_hurried(drain: impl AsyncFnOnce(&TaskSystem)) {
     let (gate, begun) = (Gate::closed(), Counter::new());
     let place = Place::new();
     let hour = Duration::from_secs(3600);
@@ -110,8 +128,7 @@ async fn a_hurried_drain_ends_at_once() {
     let system = builder.task(waits_for(&gate, &begun)).start().await.unwrap();
     let handle = system.submit(body(0)).await.unwrap();
     begun.reach(1).await;
-    let (drained, ()) = tokio::join!(soon(system.drain()), async { system.hurry() });
-    drained.unwrap();
+    drain(&system).await;
     check_given_back(&system, &handle).await;
 }
 
