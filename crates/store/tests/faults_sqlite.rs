@@ -84,6 +84,23 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
     }
 }
 
+/// As several processes do that start together; some look while another makes the file.
+#[test]
+fn a_new_file_may_be_opened_by_many_at_once() {
+    for _ in 0..40 {
+        let (_folder, path) = place();
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    open(&path);
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn a_folder_is_no_file() {
     let folder = tempfile::tempdir().unwrap();

@@ -56,16 +56,19 @@ pub(super) fn engine(path: &Path, options: &SqliteOptions, now: Time) -> Result<
     if let Some(folder) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|error| cant_open(path, &error.to_string()))?;
     }
-    let conn = Connection::open(path).map_err(|error| cant_open(path, &error.to_string()))?;
+    let mut conn = Connection::open(path).map_err(|error| cant_open(path, &error.to_string()))?;
     conn.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS))?;
-    // Before the journal mode is changed: another program's file stays as it is.
-    identify(&conn, path).map_err(|error| match error {
+    // Before the journal mode is changed: another program's file stays as it is. In one snapshot:
+    // another process may be making the file just now.
+    let snapshot = conn.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    identify(&snapshot, path).map_err(|error| match error {
         // Our own files begin as every SQLite file does, whatever has happened to the rest.
         StoreError::Corrupt { .. } if !begins_as_sqlite(path) => {
             StoreError::Foreign { path: path.to_owned() }
         }
         error => error,
     })?;
+    snapshot.commit()?;
     set_up(&conn, options)?;
     migrate(conn, path, now)
 }
@@ -80,7 +83,7 @@ fn cant_open(path: &Path, why: &str) -> StoreError {
 }
 
 fn set_up(conn: &Connection, options: &SqliteOptions) -> Result<()> {
-    conn.pragma_update(None, "journal_mode", "wal")?;
+    write_ahead(conn)?;
     let synchronous = match options.synchronous {
         Synchronous::Full => "full",
         Synchronous::Normal => "normal",
@@ -90,6 +93,20 @@ fn set_up(conn: &Connection, options: &SqliteOptions) -> Result<()> {
     conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
     conn.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
     Ok(())
+}
+
+/// Turns the write-ahead log on. For that SQLite needs the file for itself, and where two
+/// connections want it at once it refuses one of them without waiting; so the waiting is here.
+fn write_ahead(conn: &Connection) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(BUSY_TIMEOUT_SECS);
+    loop {
+        match conn.pragma_update(None, "journal_mode", "wal").map_err(StoreError::from) {
+            Err(StoreError::Locked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            turned_on_or_failed => return turned_on_or_failed,
+        }
+    }
 }
 
 fn begins_as_sqlite(path: &Path) -> bool {
