@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskloom_flow::{Offload, TaskGroup};
+use taskloom_flow::{Cancellation, Offload, TaskGroup};
 use taskloom_store::{Clock, NewNode, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -94,20 +94,21 @@ impl Node {
             mode: mode_out,
             grace: config.grace,
         });
-        let mut group = TaskGroup::new();
+        let group = TaskGroup::isolated();
         group.spawn("dispatcher", dispatcher.run());
         let heart = Heart { store: Arc::clone(&store), board: Arc::clone(&board), node: new_node };
-        let mut upkeep = TaskGroup::new();
-        let stop = upkeep.stop_token();
-        upkeep.spawn("promote", promote_loop(Arc::clone(&store), Arc::clone(&clock), stop.clone()));
-        upkeep.spawn("rescue", rescue_loop(Arc::clone(&store), Arc::clone(&board), stop.clone()));
-        let retention = config.retention;
-        upkeep.spawn("prune", prune_loop(Arc::clone(&store), clock, retention, stop.clone()));
+        let upkeep = TaskGroup::isolated();
+        let to_promote = (Arc::clone(&store), Arc::clone(&clock));
+        upkeep.spawn_with("promote", |stop| promote_loop(to_promote.0, to_promote.1, stop));
+        let to_rescue = (Arc::clone(&store), Arc::clone(&board));
+        upkeep.spawn_with("rescue", |stop| rescue_loop(to_rescue.0, to_rescue.1, stop));
+        let (to_prune, retention) = (Arc::clone(&store), config.retention);
+        upkeep.spawn_with("prune", |stop| prune_loop(to_prune, clock, retention, stop));
         let heart = if config.heartbeat_thread {
             let started = HeartThread::start(heart);
             Some(started.map_err(|error| StoreError::Database(error.to_string()))?)
         } else {
-            upkeep.spawn("heartbeat", beat_routine(heart, stop));
+            upkeep.spawn_with("heartbeat", |stop| beat_routine(heart, stop));
             None
         };
         Ok(Node { store, board, mode, dispatcher: group, upkeep, heart })
@@ -190,11 +191,11 @@ fn offload(config: &NodeConfig) -> Arc<Offload> {
     Arc::new(Offload::new("taskloom-blocking", n_threads.max(1)))
 }
 
-async fn beat_routine(heart: Heart, stop: tokio_util::sync::CancellationToken) {
+async fn beat_routine(heart: Heart, stop: Cancellation) {
     loop {
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            _ = stop.cancelled() => return,
             () = tokio::time::sleep(BEAT_EVERY) => {}
         }
         heart.beat().await;
