@@ -60,8 +60,8 @@ struct World {
 /// Dropped, it leaves a run that the next call takes up.
 pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<ExitCode> {
     let folder = Folder::open(&args.folder, args.fresh)?;
-    let mut group = TaskGroup::new();
-    let world = World::start(&mut group, &folder, args.no_faults).await?;
+    let group = TaskGroup::isolated();
+    let world = World::start(&group, &folder, args.no_faults).await?;
     let began = Time::from_millis(jiff::Timestamp::now().as_millisecond());
     let system = open(&world, &folder).await?;
     let worked = work(&system, &world, &folder, (began, json)).await;
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<ExitCode> {
 }
 
 impl World {
-    async fn start(group: &mut TaskGroup, folder: &Folder, no_faults: bool) -> Result<World> {
+    async fn start(group: &TaskGroup, folder: &Folder, no_faults: bool) -> Result<World> {
         // The first connection for mail is turned away, as by a busy server.
         let (faults, n_busy) =
             if no_faults { (Faults::none(), 0) } else { (Faults::bad_day(1), 1) };

@@ -31,15 +31,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("taskloom-cli", &["taskloom", "taskloom-flow"]),
-    ("taskloom-benches", &["taskloom"]),
+    ("taskloom-benches", &["taskloom", "taskloom-flow"]),
     ("taskloom-examples", &["taskloom"]),
+    ("taskloom-cookbook", &["taskloom-flow"]),
 ];
 
 /// Crates from outside that only some of ours may use.
 const ABSENCES: &[(&str, &[&str])] = &[
     ("rusqlite", &["taskloom-store", "taskloom-benches"]),
-    ("reqwest", &["taskloom-tasks", "taskloom-cli"]),
-    ("axum", &["taskloom-cli"]),
+    ("reqwest", &["taskloom-tasks", "taskloom-cli", "taskloom-cookbook"]),
+    ("axum", &["taskloom-cli", "taskloom-cookbook"]),
 ];
 
 /// How long a file may get.

@@ -109,7 +109,7 @@ impl Dispatcher {
             ready,
             node,
             grace,
-            attempts: TaskGroup::new(),
+            attempts: TaskGroup::isolated(),
             ended_in,
             ended_out,
             to_finish: Vec::new(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use taskloom_flow::Cancellation;
 use taskloom_store::{Clock, NodeView, PROMOTE_MAX, Prune, Store};
-use tokio_util::sync::CancellationToken;
 
 use crate::Retention;
 use crate::board::Board;
@@ -19,11 +19,7 @@ const PRUNE_BATCH: usize = 1_000;
 const NAP_MAX: Duration = Duration::from_secs(1);
 
 /// Makes due jobs ready, each at its time.
-pub(crate) async fn promote_loop(
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    stop: CancellationToken,
-) {
+pub(crate) async fn promote_loop(store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: Cancellation) {
     let mut due = store.notices().due;
     loop {
         due.borrow_and_update();
@@ -43,7 +39,7 @@ pub(crate) async fn promote_loop(
         };
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            _ = stop.cancelled() => return,
             () = napped => {}
             changed = due.changed() => if changed.is_err() { return },
         }
@@ -51,11 +47,11 @@ pub(crate) async fn promote_loop(
 }
 
 /// Takes their jobs from dead nodes, again and again.
-pub(crate) async fn rescue_loop(store: Arc<dyn Store>, board: Arc<Board>, stop: CancellationToken) {
+pub(crate) async fn rescue_loop(store: Arc<dyn Store>, board: Arc<Board>, stop: Cancellation) {
     loop {
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            _ = stop.cancelled() => return,
             () = tokio::time::sleep(RESCUE_EVERY) => {}
         }
         rescue(&*store, &board).await;
@@ -88,12 +84,12 @@ pub(crate) async fn prune_loop(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     retention: Retention,
-    stop: CancellationToken,
+    stop: Cancellation,
 ) {
     loop {
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            _ = stop.cancelled() => return,
             () = tokio::time::sleep(PRUNE_EVERY) => {}
         }
         loop {

@@ -59,9 +59,8 @@ impl TaskSystem {
         drain_deadline: Duration,
     ) -> TaskSystem {
         let waiters = Arc::new(Waiters::new(Arc::clone(&store)));
-        let mut routines = TaskGroup::new();
-        let stop = routines.stop_token();
-        routines.spawn("follow", Arc::clone(&waiters).follow(stop));
+        let routines = TaskGroup::isolated();
+        routines.spawn_with("follow", |stop| Arc::clone(&waiters).follow(stop));
         let hurry = node.as_ref().map(Node::hurry);
         TaskSystem(Arc::new(Inner {
             link: Link { store, waiters },

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use taskloom_flow::Cancellation;
 use taskloom_model::JobId;
 use taskloom_store::{EventCursor, JobView, Store, StoreError};
 use tokio::sync::{Notify, oneshot};
-use tokio_util::sync::CancellationToken;
 
 /// How many events one read takes.
 const EVENTS_MAX: usize = 2_000;
@@ -81,7 +81,7 @@ impl Waiters {
     }
 
     /// Follows the log of events while somebody waits.
-    pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn follow(self: Arc<Self>, stop: Cancellation) {
         let mut changed = self.store.notices().changed;
         // `None`: nobody waits, and the log is not followed.
         let mut cursor = None;
@@ -93,7 +93,7 @@ impl Waiters {
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                _ = stop.cancelled() => return,
                 () = self.first.notified(), if cursor.is_none() => {}
                 ended = changed.changed(), if cursor.is_some() => if ended.is_err() { return },
             }

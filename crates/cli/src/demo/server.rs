@@ -90,17 +90,17 @@ impl Server {
     ///
     /// # Cancel safety
     /// Safe: dropped, it has started nothing.
-    pub(crate) async fn start(group: &mut TaskGroup, faults: Faults) -> io::Result<Server> {
+    pub(crate) async fn start(group: &TaskGroup, faults: Faults) -> io::Result<Server> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let counters = Counters::default();
         let world = Arc::new(World { faults, asked: Mutex::default(), counters });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&world));
         let service = router.into_make_service_with_connect_info::<Peer>();
-        let stop = group.stop_token();
-        group.spawn("demo http server", async move {
+        group.spawn_with("demo http server", |stop| async move {
             let serving = axum::serve(Wires(listener), service);
-            if let Err(error) = serving.with_graceful_shutdown(stop.cancelled_owned()).await {
+            let stopped = stop.token().clone().cancelled_owned();
+            if let Err(error) = serving.with_graceful_shutdown(stopped).await {
                 tracing::error!(%error, "the demo's HTTP server ended");
             }
         });

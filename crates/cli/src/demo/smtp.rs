@@ -11,11 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use taskloom_flow::TaskGroup;
+use taskloom_flow::{Cancellation, TaskGroup};
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 use self::receive::{Received, read_line, read_message};
 use self::session::{Envelope, Session, Step};
@@ -61,7 +60,7 @@ impl MailCatcher {
     /// # Cancel safety
     /// Safe: dropped, it has at most made the folder.
     pub(crate) async fn start(
-        group: &mut TaskGroup,
+        group: &TaskGroup,
         folder: impl Into<PathBuf>,
         n_busy: u64,
     ) -> io::Result<MailCatcher> {
@@ -72,7 +71,8 @@ impl MailCatcher {
         let address = listener.local_addr()?;
         let (n_messages, n_busy) = (AtomicU64::new(0), n_busy.into());
         let mailbox = Arc::new(Mailbox { folder, newest, n_messages, n_busy });
-        group.spawn("demo mail catcher", catch(listener, Arc::clone(&mailbox), group.stop_token()));
+        let caught = Arc::clone(&mailbox);
+        group.spawn_with("demo mail catcher", |stop| catch(listener, caught, stop));
         Ok(MailCatcher { address, mailbox })
     }
 
@@ -99,25 +99,20 @@ async fn newest_number(folder: &Path) -> io::Result<u64> {
     Ok(newest)
 }
 
-async fn catch(listener: TcpListener, mailbox: Arc<Mailbox>, stop: CancellationToken) {
-    let mut sessions = TaskGroup::child_of(&stop);
+async fn catch(listener: TcpListener, mailbox: Arc<Mailbox>, stop: Cancellation) {
+    let sessions = TaskGroup::isolated().under(&stop);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            _ = stop.cancelled() => break,
             accepted = accept(&listener, &room) => accepted,
         };
         match accepted {
             Ok((stream, permit)) => {
-                let (mailbox, stop) = (Arc::clone(&mailbox), stop.clone());
-                sessions.spawn("demo mail session", async move {
-                    let ended = tokio::select! {
-                        biased;
-                        () = stop.cancelled() => Ok(()),
-                        ended = serve(stream, &mailbox) => ended,
-                    };
-                    if let Err(error) = ended {
+                let mailbox = Arc::clone(&mailbox);
+                sessions.spawn_with("demo mail session", |stop| async move {
+                    if let Ok(Err(error)) = stop.run(serve(stream, &mailbox)).await {
                         tracing::debug!(%error, "a session of the demo's mail catcher broke off");
                     }
                     drop(permit);

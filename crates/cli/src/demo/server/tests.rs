@@ -16,8 +16,8 @@ fn client() -> reqwest::Client {
 }
 
 async fn start(faults: Faults) -> (TaskGroup, Server) {
-    let mut group = TaskGroup::new();
-    let server = Server::start(&mut group, faults).await.unwrap();
+    let group = TaskGroup::isolated();
+    let server = Server::start(&group, faults).await.unwrap();
     (group, server)
 }
 

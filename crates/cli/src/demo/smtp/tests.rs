@@ -32,8 +32,8 @@ impl Client {
 }
 
 async fn start(folder: &Path, n_busy: u64) -> (TaskGroup, MailCatcher) {
-    let mut group = TaskGroup::new();
-    let catcher = MailCatcher::start(&mut group, folder, n_busy).await.unwrap();
+    let group = TaskGroup::isolated();
+    let catcher = MailCatcher::start(&group, folder, n_busy).await.unwrap();
     (group, catcher)
 }
 

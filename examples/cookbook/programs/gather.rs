@@ -1,0 +1,36 @@
+//! Several calls at once: all or nothing, and all that can be had.
+
+use taskloom_cookbook::{Server, client};
+use taskloom_flow::{gather, gather_settled};
+
+async fn length(client: &reqwest::Client, url: String) -> Result<usize, reqwest::Error> {
+    let response = client.get(url).send().await?.error_for_status()?;
+    Ok(response.bytes().await?.len())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (server, client) = (Server::start().await, client());
+
+    // All at once, in the order of the inputs.
+    let pages: Vec<_> =
+        [1, 10, 100].map(|n| length(&client, server.url(&format!("/page/{n}")))).into();
+    println!("lengths: {:?}", gather(pages).await?);
+
+    // Of different types: a tuple.
+    let count = async { Ok(server.n_requests()) };
+    let (page, count) = gather((length(&client, server.url("/page/7")), count)).await?;
+    println!("a page of {page} bytes, {count} requests so far");
+
+    // The first error ends it: the slow call is dropped, not waited for.
+    let doomed = [server.url("/missing"), server.url("/slow/60000")];
+    let error = gather(doomed.map(|url| length(&client, url))).await.unwrap_err();
+    println!("all or nothing: {}", error.status().unwrap());
+
+    // Or keep what there is.
+    let mixed = [server.url("/page/5"), server.url("/missing")];
+    let settled = gather_settled(mixed.map(|url| length(&client, url))).await;
+    let n_good = settled.iter().filter(|it| it.is_ok()).count();
+    println!("what there is: {n_good} of {}", settled.len());
+    Ok(())
+}
