@@ -3,14 +3,19 @@
 //! - [`TaskGroup`] owns the routines of one component: no routine without an owner.
 //! - [`Offload`] runs CPU-bound work on a bounded number of threads.
 //! - [`catch_panic`] turns a panic into a value with its backtrace.
-//! - [`RateLimiter`] spaces calls out, in the order they came.
+//! - [`RateLimiter`] spaces calls out, in the order they came; [`KeyedRateLimiter`] does so for
+//!   each key.
+//! - [`Retry`] tries again, after the delays of a [`Backoff`] and within a [`RetryBudget`].
+//! - [`CircuitBreaker`] leaves a service alone that fails, and tries it again with care.
 
 mod cancellation;
 mod catch_panic;
+mod circuit_breaker;
 mod gather;
 mod offload;
 mod rate;
 mod rate_limiter;
+mod retry;
 mod task_group;
 pub mod testing;
 mod timeout;
@@ -18,13 +23,23 @@ mod with_resource;
 
 pub use cancellation::{Cancellation, Cancelled, Reason};
 pub use catch_panic::{CatchPanic, Panicked, catch_panic, catch_panic_blocking};
+pub use circuit_breaker::{
+    BreakerError, BreakerRules, BreakerRulesError, BreakerState, BreakerStats, BreakerTrip,
+    CircuitBreaker,
+};
 pub use gather::{
     AsCompleted, Gather, GatherSettled, Race, RaceError, Until, Waited, as_completed, gather,
     gather_settled, race, race_ok, wait, wait_at_most,
 };
 pub use offload::{Full, Offload};
 pub use rate::{Rate, RateError};
-pub use rate_limiter::RateLimiter;
+pub use rate_limiter::{
+    KeyedRateLimiter, KeyedRefusal, KeysFull, OverBurst, RateLimiter, WouldWait,
+};
+pub use retry::{
+    Backoff, BackoffDelays, BackoffError, Jitter, Retry, RetryBudget, RetryError, RetryNotice,
+    RetryStop,
+};
 pub use task_group::{
     BoundedSpawner, BoundedTaskGroup, BoxError, Drained, End, Ended, Failure, GroupError, Name,
     Routine, RoutineInfo, RoutineKind, RoutineOutput, Shielded, Spawner, TaskGroup, Unfinished,

@@ -2,21 +2,57 @@
 //!
 //! # Invariants
 //! - In any span `t`, at most `burst + t / interval` calls are let through.
-//! - Calls are let through in the order they came.
+//! - Calls are let through in the order they came: nobody passes while another waits.
+
+mod gcra;
+mod keyed;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::Rate;
+use gcra::Gcra;
+pub use keyed::{KeyedRateLimiter, KeyedRefusal, KeysFull};
+
+/// No pause is longer, whatever a server asks for.
+const PAUSE_MAX: Duration = Duration::from_secs(86_400);
+/// Whoever would wait for longer than this waits for ever: as far as Tokio's timer sees.
+const FAR: Duration = Duration::from_secs(30 * 366 * 86_400);
+
+/// The call was not let through, and nothing was taken of the rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the rate lets nothing more through for {retry_after:?}; come back then")]
+pub struct WouldWait {
+    /// How long the wait would have been, if all who wait already stay.
+    pub retry_after: Duration,
+}
+
+/// More calls at once than the burst ever allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{n} calls at once never fit a burst of {burst}; ask for fewer, or allow a larger burst")]
+pub struct OverBurst {
+    /// How many were asked for.
+    pub n: u32,
+    /// How many the limiter lets through at once.
+    pub burst: u32,
+}
 
 /// Spaces calls out to a rate, in the order they came; up to `burst` of them pass at once after a
 /// quiet time.
 ///
+/// From a burst of 8 on, most calls pass without a look at the clock; the price is that the first
+/// burst after a quiet time may be up to an eighth smaller.
+///
 /// It follows Tokio's clock, paused or not. Tokio's timer ticks in milliseconds, so over about
 /// 500 a second the full rate needs a burst of at least what two milliseconds bring.
+///
+/// The algorithm is the GCRA of ATM networks (ITU-T I.371), which keeps one moment instead of a
+/// bucket of tokens or a list of calls.
 ///
 /// ```
 /// use taskloom_flow::RateLimiter;
@@ -29,34 +65,63 @@ use crate::Rate;
 ///     limiter.acquire().await;
 /// }
 /// assert_eq!(began.elapsed().as_millis(), 200);
+/// assert_eq!(limiter.try_acquire().unwrap_err().retry_after.as_millis(), 100);
 /// # }
 /// ```
 #[derive(Debug)]
 pub struct RateLimiter {
-    interval: Duration,
-    /// How far ahead of the clock `next` may run: the burst.
-    ahead_max: Duration,
+    /// Moments are counted from here.
+    origin: Instant,
+    burst: u32,
     /// One permit, handed on in the order of asking: its holder is the one who waits for time.
     turn: Semaphore,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// When a call would be due if all came evenly spaced. Moved by each call let through.
-    next: Option<Instant>,
-    /// Nothing passes before this moment.
-    paused_until: Option<Instant>,
+    gcra: Gcra,
+    /// How many calls those in line want, the one whose turn it is included. Not zero: whoever
+    /// comes must stand in line too.
+    n_waiting: u64,
 }
 
 impl RateLimiter {
     /// A limiter to `rate`, with up to `burst` calls at once; a burst of 0 counts as 1.
     #[must_use]
     pub fn new(rate: Rate, burst: u32) -> Self {
-        let interval = rate.interval();
-        let ahead_max = interval.saturating_mul(burst.saturating_sub(1));
-        let state = Mutex::default();
-        RateLimiter { interval, ahead_max, turn: Semaphore::new(1), state }
+        let burst = burst.max(1);
+        let state = State { gcra: Gcra::new(rate.interval(), burst), n_waiting: 0 };
+        let (turn, state) = (Semaphore::new(1), Mutex::new(state));
+        RateLimiter { origin: Instant::now(), burst, turn, state }
+    }
+
+    /// Lets the rate adapt to what the other side bears, between `floor` and the rate of the
+    /// limiter; a floor over that rate counts as that rate.
+    ///
+    /// Each [`RateLimiter::refused`] halves the rate, and refusals within a second of that count
+    /// with it. Each second without one in which a call [succeeded](RateLimiter::succeeded) adds a
+    /// tenth of the full rate back. The burst shrinks and grows with the rate. This is additive
+    /// increase, multiplicative decrease, as in TCP (Chiu and Jain 1989).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use taskloom_flow::RateLimiter;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let limiter = RateLimiter::new("10/s".parse().unwrap(), 1).adaptive("1/s".parse().unwrap());
+    /// limiter.refused(Some(Duration::from_secs(2))); // as by 429 with `Retry-After: 2`
+    /// assert_eq!(limiter.interval(), Duration::from_millis(200));
+    /// limiter.acquire().await;
+    /// limiter.succeeded();
+    /// assert!(limiter.interval() < Duration::from_millis(200));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn adaptive(mut self, floor: Rate) -> Self {
+        self.state.get_mut().gcra.set_interval_max(floor.interval());
+        self
     }
 
     /// Waits until the rate lets one more call through.
@@ -64,155 +129,169 @@ impl RateLimiter {
     /// # Cancel safety
     /// Safe: a call that stops waiting gives its place back and takes nothing of the rate.
     pub async fn acquire(&self) {
-        let turn = self.turn.acquire().await;
-        let _turn = turn.expect("the semaphore is never closed");
-        while let Err(at) = self.pass(Instant::now()) {
-            tokio::time::sleep_until(at).await;
+        if self.pass_unless_waiting(1).is_err() {
+            let passed = self.wait(1, None).await;
+            passed.expect("without a limit nobody is refused");
         }
     }
 
-    /// Lets one call through at `now`, or says when to ask again.
-    fn pass(&self, now: Instant) -> Result<(), Instant> {
-        let mut state = self.state.lock();
-        if let Some(until) = state.paused_until.filter(|it| now < *it) {
-            return Err(until);
+    /// Waits until the rate lets `n` more calls through together; 0 is none, at once.
+    ///
+    /// # Errors
+    /// [`OverBurst`] at once when `n` is more than the burst: they could never pass together.
+    ///
+    /// # Cancel safety
+    /// Safe: a call that stops waiting gives its place back and takes nothing of the rate.
+    pub async fn acquire_many(&self, n: u32) -> Result<(), OverBurst> {
+        if self.burst < n {
+            return Err(OverBurst { n, burst: self.burst });
         }
-        let next = state.next.map_or(now, |it| it.max(now));
-        if now + self.ahead_max < next {
-            return Err(next - self.ahead_max);
+        if 0 < n && self.pass_unless_waiting(n).is_err() {
+            let passed = self.wait(n, None).await;
+            passed.expect("without a limit nobody is refused");
         }
-        state.next = Some(next + self.interval);
         Ok(())
+    }
+
+    /// Waits until the rate lets one more call through, for at most `limit`.
+    ///
+    /// # Errors
+    /// [`WouldWait`] at once when the wait would be longer, which is known beforehand; or within
+    /// `limit` when a pause or a slower rate came in between.
+    ///
+    /// # Cancel safety
+    /// Safe: a call that stops waiting gives its place back and takes nothing of the rate.
+    pub async fn acquire_within(&self, limit: Duration) -> Result<(), WouldWait> {
+        match self.pass_unless_waiting(1) {
+            Err(would_wait) if would_wait.retry_after <= limit => {
+                self.wait(1, Some(limit).filter(|it| *it < FAR)).await
+            }
+            passed_or_refused => passed_or_refused,
+        }
+    }
+
+    /// Lets one more call through if that needs no wait.
+    ///
+    /// # Errors
+    /// [`WouldWait`] when the rate, a pause, or others who came before forbid it.
+    pub fn try_acquire(&self) -> Result<(), WouldWait> {
+        self.pass_unless_waiting(1)
     }
 
     /// Lets nothing through for `delay`: what `Retry-After` asks for. The longest pause wins;
     /// delays over a day count as a day.
     pub fn pause_for(&self, delay: Duration) {
-        let until = Instant::now() + delay.min(Duration::from_secs(86_400));
+        let now = self.now();
+        self.state.lock().gcra.pause(now, delay.min(PAUSE_MAX));
+    }
+
+    /// The other side refused a call as one too many: an [adaptive](RateLimiter::adaptive) limiter
+    /// goes slower, and any limiter pauses for `retry_after`.
+    pub fn refused(&self, retry_after: Option<Duration>) {
+        let now = self.now();
         let mut state = self.state.lock();
-        state.paused_until = state.paused_until.max(Some(until));
+        state.gcra.slow_down(now);
+        if let Some(delay) = retry_after {
+            state.gcra.pause(now, delay.min(PAUSE_MAX));
+        }
+    }
+
+    /// The other side took a call: an [adaptive](RateLimiter::adaptive) limiter that was slowed
+    /// down goes back to its rate, bit by bit.
+    pub fn succeeded(&self) {
+        let now = self.now();
+        self.state.lock().gcra.speed_up(now);
+    }
+
+    /// The time between two calls as things are: that of the rate, or longer after refusals.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.state.lock().gcra.interval()
+    }
+
+    /// From when on this limiter is worth no more than a new one, if nobody uses it until then.
+    fn fresh_from(&self) -> Instant {
+        let now = self.now();
+        self.origin + self.state.lock().gcra.fresh_at(now).min(FAR)
+    }
+
+    #[inline]
+    fn now(&self) -> Duration {
+        Instant::now().duration_since(self.origin)
+    }
+
+    #[inline]
+    fn pass_unless_waiting(&self, n: u32) -> Result<(), WouldWait> {
+        let mut state = self.state.lock();
+        if state.n_waiting == 0 && n == 1 && state.gcra.take() {
+            return Ok(());
+        }
+        let now = self.now();
+        if state.n_waiting == 0 {
+            return state.gcra.pass(now, n).map_err(|due| WouldWait { retry_after: due - now });
+        }
+        Err(state.would_wait(now, n))
+    }
+
+    /// Stands in line, and then waits for time.
+    async fn wait(&self, n: u32, limit: Option<Duration>) -> Result<(), WouldWait> {
+        let deadline = limit.map(|it| self.now() + it);
+        let place = self.line_up(n, deadline)?;
+        let turn = self.turn.acquire();
+        let turn = match deadline {
+            None => turn.await,
+            Some(deadline) => match timeout_at(self.origin + deadline, turn).await {
+                Ok(turn) => turn,
+                Err(_) => {
+                    drop(place);
+                    let now = self.now();
+                    let would_wait = self.state.lock().would_wait(now, n);
+                    return Err(would_wait);
+                }
+            },
+        };
+        let _turn = turn.expect("the semaphore is never closed");
+        loop {
+            let now = self.now();
+            let passed = self.state.lock().gcra.pass(now, n);
+            match passed {
+                Ok(()) => return Ok(()),
+                Err(due) if deadline.is_some_and(|it| it < due) => {
+                    return Err(WouldWait { retry_after: due - now });
+                }
+                Err(due) => sleep_until(self.origin + due.min(FAR)).await,
+            }
+        }
+    }
+
+    fn line_up(&self, n: u32, deadline: Option<Duration>) -> Result<Place<'_>, WouldWait> {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let would_wait = state.would_wait(now, n);
+        if deadline.is_some_and(|it| it < now.saturating_add(would_wait.retry_after)) {
+            return Err(would_wait);
+        }
+        state.n_waiting += u64::from(n);
+        Ok(Place { limiter: self, n })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::TaskGroup;
-    use proptest::prelude::*;
-    use std::sync::Arc;
-
-    fn limiter(n: u32, burst: u32) -> RateLimiter {
-        RateLimiter::new(Rate::new(n, Duration::from_secs(1)).unwrap(), burst)
+impl State {
+    /// What `n` calls that come now would wait for.
+    fn would_wait(&mut self, now: Duration, n: u32) -> WouldWait {
+        let n_before = u32::try_from(self.n_waiting).unwrap_or(u32::MAX);
+        WouldWait { retry_after: self.gcra.due(now, n, n_before).saturating_sub(now) }
     }
+}
 
-    async fn millis_of(limiter: &RateLimiter, n_calls: usize) -> Vec<u128> {
-        let began = Instant::now();
-        let mut passed = Vec::new();
-        for _ in 0..n_calls {
-            limiter.acquire().await;
-            passed.push(began.elapsed().as_millis());
-        }
-        passed
-    }
+/// A place in line; dropping it leaves the line.
+struct Place<'a> {
+    limiter: &'a RateLimiter,
+    n: u32,
+}
 
-    #[tokio::test(start_paused = true)]
-    async fn calls_are_spaced_evenly_after_the_burst() {
-        assert_eq!(millis_of(&limiter(10, 1), 4).await, [0, 100, 200, 300]);
-        assert_eq!(millis_of(&limiter(10, 3), 5).await, [0, 0, 0, 100, 200]);
-        assert_eq!(millis_of(&limiter(10, 0), 2).await, [0, 100]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_quiet_time_saves_up_no_more_than_the_burst() {
-        let limiter = limiter(10, 3);
-        millis_of(&limiter, 3).await;
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(millis_of(&limiter, 5).await, [0, 0, 0, 100, 200]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_holds_even_those_who_wait_already() {
-        let limiter = limiter(10, 1);
-        limiter.acquire().await;
-        let began = Instant::now();
-        let pause = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            limiter.pause_for(Duration::from_secs(2));
-            limiter.pause_for(Duration::from_secs(1));
-        };
-        tokio::join!(limiter.acquire(), pause);
-        assert_eq!(began.elapsed().as_millis(), 2050);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_cancelled_call_gives_its_place_back() {
-        let limiter = limiter(1, 1);
-        limiter.acquire().await;
-        let began = Instant::now();
-        let impatient = async {
-            tokio::time::timeout(Duration::from_millis(500), limiter.acquire()).await.unwrap_err();
-        };
-        tokio::join!(biased; impatient, limiter.acquire());
-        assert_eq!(began.elapsed().as_millis(), 1000);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_pass_in_the_order_they_came() {
-        let limiter = Arc::new(limiter(10, 2));
-        let order = Arc::new(Mutex::new(Vec::new()));
-        let mut group = TaskGroup::new();
-        for place in 0..20 {
-            let (limiter, order) = (Arc::clone(&limiter), Arc::clone(&order));
-            group.spawn("caller", async move {
-                limiter.acquire().await;
-                order.lock().push(place);
-            });
-        }
-        while group.join_next().await.is_some() {}
-        assert_eq!(*order.lock(), (0..20).collect::<Vec<_>>());
-    }
-
-    /// When each of `callers` was let through: they come some ms apart, and some give up.
-    async fn passes(limiter: RateLimiter, callers: Vec<(u64, Option<u64>)>) -> Vec<Duration> {
-        let limiter = Arc::new(limiter);
-        let passed = Arc::new(Mutex::new(Vec::new()));
-        let began = Instant::now();
-        let mut group = TaskGroup::new();
-        for (gap, patience) in callers {
-            tokio::time::sleep(Duration::from_millis(gap)).await;
-            let (limiter, passed) = (Arc::clone(&limiter), Arc::clone(&passed));
-            group.spawn("caller", async move {
-                let patience = Duration::from_millis(patience.unwrap_or(u64::from(u32::MAX)));
-                if tokio::time::timeout(patience, limiter.acquire()).await.is_ok() {
-                    passed.lock().push(began.elapsed());
-                }
-            });
-        }
-        while group.join_next().await.is_some() {}
-        std::mem::take(&mut *passed.lock())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn the_rate_is_never_exceeded(
-            n in 1_u32..200,
-            burst in 1_u32..10,
-            callers in proptest::collection::vec((0_u64..40, prop::option::of(0_u64..300)), 1..80),
-        ) {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time().start_paused(true).build().unwrap();
-            let n_patient = callers.iter().filter(|it| it.1.is_none()).count();
-            let passed = runtime.block_on(passes(limiter(n, burst), callers));
-            prop_assert!(n_patient <= passed.len());
-            let interval = Duration::from_secs(1) / n;
-            for (first, from) in passed.iter().enumerate() {
-                for (last, to) in passed.iter().enumerate().skip(first) {
-                    let n_passed = u32::try_from(last - first + 1).unwrap();
-                    let least = interval * n_passed.saturating_sub(burst);
-                    prop_assert!(least <= *to - *from, "{n_passed} passed in {:?}", *to - *from);
-                }
-            }
-        }
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.limiter.state.lock().n_waiting -= u64::from(self.n);
     }
 }
