@@ -7,12 +7,16 @@
 //!   each key.
 //! - [`Retry`] tries again, after the delays of a [`Backoff`] and within a [`RetryBudget`].
 //! - [`CircuitBreaker`] leaves a service alone that fails, and tries it again with care.
+//! - [`Cache`] keeps values for a while, and loads each once however many ask.
+//! - [`Pool`] lends connections and the like, and opens and closes them.
 
+mod cache;
 mod cancellation;
 mod catch_panic;
 mod circuit_breaker;
 mod gather;
 mod offload;
+mod pool;
 mod rate;
 mod rate_limiter;
 mod retry;
@@ -21,6 +25,7 @@ pub mod testing;
 mod timeout;
 mod with_resource;
 
+pub use cache::{Cache, CacheBuilder, CacheStats};
 pub use cancellation::{Cancellation, Cancelled, Reason};
 pub use catch_panic::{CatchPanic, Panicked, catch_panic, catch_panic_blocking};
 pub use circuit_breaker::{
@@ -32,6 +37,7 @@ pub use gather::{
     gather_settled, race, race_ok, wait, wait_at_most,
 };
 pub use offload::{Full, Offload};
+pub use pool::{Pool, PoolBuilder, PoolError, PoolGuard, PoolManager, PoolOpenError, PoolStats};
 pub use rate::{Rate, RateError};
 pub use rate_limiter::{
     KeyedRateLimiter, KeyedRefusal, KeysFull, OverBurst, RateLimiter, WouldWait,

@@ -80,6 +80,15 @@ impl Ended {
             End::Returned | End::Cancelled => None,
         }
     }
+
+    /// The message of its panic, if it panicked.
+    #[must_use]
+    pub fn panic(&self) -> Option<&str> {
+        match self.failure()? {
+            Failure::Panicked(message) => Some(message),
+            Failure::Error(_) => None,
+        }
+    }
 }
 
 /// What a drain met.
