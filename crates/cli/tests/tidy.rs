@@ -80,6 +80,12 @@ const BANS: &[Ban] = &[
         cure: "use taskloom_flow::TaskGroup: every routine has an owner",
     },
     Ban {
+        text: &["JoinSet", "FuturesUnordered", "TaskTracker"],
+        in_comments: false,
+        allowed: &["crates/flow/src"],
+        cure: "use taskloom_flow: TaskGroup, gather, as_completed",
+    },
+    Ban {
         text: &["unbounded_channel", "mpsc::unbounded", "UnboundedSender", "mpsc::channel()"],
         in_comments: false,
         allowed: &[],

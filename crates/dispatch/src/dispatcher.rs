@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use taskloom_flow::{Offload, TaskGroup};
+use taskloom_flow::{Backoff, BackoffDelays, Jitter, Offload, TaskGroup};
 use taskloom_model::{Fence, JobId, NodeId, Refusal};
 use taskloom_store::{Claimed, Clock, Demand, Finish, Finished, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -63,7 +63,7 @@ pub(crate) struct Dispatcher {
     ended_out: mpsc::Receiver<Ended>,
     to_finish: Vec<Finish>,
     call: Option<Call>,
-    backoff: Duration,
+    backoff: BackoffDelays,
     not_before: Option<Instant>,
 }
 
@@ -114,7 +114,7 @@ impl Dispatcher {
             ended_out,
             to_finish: Vec::new(),
             call: None,
-            backoff: BACKOFF_FIRST,
+            backoff: backoff(),
             not_before: None,
         }
     }
@@ -248,12 +248,12 @@ impl Dispatcher {
             Err(error) => {
                 tracing::error!(%error, code = error.code(), "the store can't record; trying again");
                 self.to_finish.splice(0..0, call.ended);
-                self.not_before = Some(Instant::now() + self.backoff);
-                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                let delay = self.backoff.next().expect("delays have no end");
+                self.not_before = Some(Instant::now() + delay);
                 return;
             }
         };
-        self.backoff = BACKOFF_FIRST;
+        self.backoff = backoff();
         for (ended, outcome) in call.ended.iter().zip(&finished.outcomes) {
             // Said twice after a lost answer; the first time counted.
             if let Err(refusal) = outcome
@@ -382,6 +382,12 @@ impl Dispatcher {
             tracing::error!(%error, code = error.code(), "the last outcomes could not be recorded");
         }
     }
+}
+
+/// How long to leave a store alone that errored.
+fn backoff() -> BackoffDelays {
+    let backoff = Backoff::new(BACKOFF_FIRST, 2.0, BACKOFF_MAX, Jitter::None);
+    backoff.expect("the first delay is shorter than the longest").delays()
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{FuturesUnordered, Stream, StreamExt};
+use futures::stream::{Stream, StreamExt};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use taskloom_dispatch::{Hurry, Node};
-use taskloom_flow::TaskGroup;
+use taskloom_flow::{TaskGroup, as_completed};
 use taskloom_model::{JobId, StateName};
 use taskloom_store::{Changed, NewJob, Store, StoreError};
 
@@ -152,17 +152,14 @@ impl TaskSystem {
     ) -> Result<impl Stream<Item = (usize, JobHandle<T>, Result<T, JobError>)>, JobError> {
         let ids: Vec<JobId> = handles.iter().map(JobHandle::id).collect();
         let waited = self.0.link.waiters.wait_for(&ids).await?;
-        let ends = handles.into_iter().zip(waited).enumerate();
-        let ends: FuturesUnordered<_> = ends
-            .map(|(place, (handle, waited))| async move {
-                let result = match waited.await {
-                    Ok(view) => result_of(handle.id(), view.map(|it| *it)),
-                    Err(_) => Err(StoreError::Closed.into()),
-                };
-                (place, handle, result)
-            })
-            .collect();
-        Ok(ends)
+        let ends = handles.into_iter().zip(waited).map(|(handle, waited)| async move {
+            let result = match waited.await {
+                Ok(view) => result_of(handle.id(), view.map(|it| *it)),
+                Err(_) => Err(StoreError::Closed.into()),
+            };
+            (handle, result)
+        });
+        Ok(as_completed(ends).map(|(place, (handle, result))| (place, handle, result)))
     }
 
     /// Cancels jobs. What runs on this node hears of it at once, on others with their heartbeat.
