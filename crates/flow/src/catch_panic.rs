@@ -15,8 +15,6 @@ use std::pin::Pin;
 use std::sync::Once;
 use std::task::{Context, Poll, ready};
 
-use crate::task_group::message_of;
-
 /// The longest backtrace kept, in frames: what is deeper is the runtime, or a recursion.
 const FRAMES_MAX: usize = 64;
 
@@ -46,6 +44,14 @@ impl fmt::Display for Panicked {
 }
 
 impl std::error::Error for Panicked {}
+
+impl Panicked {
+    /// A panic that the hook told of as usual, so that only its message need be kept.
+    pub(crate) fn told_by_hook(payload: &(dyn Any + Send)) -> Self {
+        let (location, backtrace) = Default::default();
+        Panicked { message: message_of(payload), location, backtrace }
+    }
+}
 
 thread_local! {
     /// How many catches this thread is inside of. Written by `catch`, read by the hook.
@@ -214,6 +220,13 @@ impl<F: Future> Future for CatchPanic<F> {
 /// ```
 pub fn catch_panic<F: Future>(future: F) -> CatchPanic<F> {
     CatchPanic { future: Some(future) }
+}
+
+/// The text of a panic, from what it carried.
+fn message_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a text").to_owned()
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl<F: Future> Future for Indexed<F> {
 async fn settle<T, E>(future: impl Future<Output = Result<T, E>>) -> Result<T, Failure<E>> {
     match crate::catch_panic(future).await {
         Ok(result) => result.map_err(Failure::Error),
-        Err(panicked) => Err(Failure::Panicked(panicked.message)),
+        Err(panicked) => Err(Failure::Panicked(panicked)),
     }
 }
 

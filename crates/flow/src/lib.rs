@@ -9,21 +9,34 @@
 //! - [`CircuitBreaker`] leaves a service alone that fails, and tries it again with care.
 //! - [`Cache`] keeps values for a while, and loads each once however many ask.
 //! - [`Pool`] lends connections and the like, and opens and closes them.
+//! - [`RateLimiter`] spaces calls out, in the order they came.
+//! - [`PriorityQueue`] hands out the highest priority first, to several consumers.
+//! - [`WorkQueue`] knows when all that was pushed is done; [`WorkerPool`] works it off.
+//! - [`map_concurrent`] and [`spawn_concurrent`] call a function with many inputs, `n` at a time;
+//!   [`bulk`] calls it with chunks of them.
+//! - [`Stages`] is a pipeline of such functions, async and CPU-bound, with bounded lines between.
 
 mod cache;
 mod cancellation;
 mod catch_panic;
 mod circuit_breaker;
 mod gather;
+mod inputs;
+mod map_concurrent;
 mod offload;
 mod pool;
+mod priority_queue;
+mod queue_error;
 mod rate;
 mod rate_limiter;
 mod retry;
+mod stages;
 mod task_group;
 pub mod testing;
 mod timeout;
 mod with_resource;
+mod work_queue;
+mod worker_pool;
 
 pub use cache::{Cache, CacheBuilder, CacheStats};
 pub use cancellation::{Cancellation, Cancelled, Reason};
@@ -36,8 +49,15 @@ pub use gather::{
     AsCompleted, Gather, GatherSettled, Race, RaceError, Until, Waited, as_completed, gather,
     gather_settled, race, race_ok, wait, wait_at_most,
 };
-pub use offload::{Full, Offload};
+pub use inputs::{FromIterator, FromStream, Inputs};
+pub use map_concurrent::{
+    Bulk, Chunked, SpawnConcurrent, bulk, chunked, map_concurrent, map_concurrent_unordered,
+    spawn_concurrent, spawn_concurrent_unordered,
+};
+pub use offload::{CancelFlag, Full, Offload, OffloadError};
 pub use pool::{Pool, PoolBuilder, PoolError, PoolGuard, PoolManager, PoolOpenError, PoolStats};
+pub use priority_queue::PriorityQueue;
+pub use queue_error::{QueueClosed, TryPushError};
 pub use rate::{Rate, RateError};
 pub use rate_limiter::{
     KeyedRateLimiter, KeyedRefusal, KeysFull, OverBurst, RateLimiter, WouldWait,
@@ -46,9 +66,14 @@ pub use retry::{
     Backoff, BackoffDelays, BackoffError, Jitter, Retry, RetryBudget, RetryError, RetryNotice,
     RetryStop,
 };
+pub use stages::{
+    StageFailure, StageFailures, StageStats, Stages, StagesReport, StagesRun, StagesStream,
+};
 pub use task_group::{
     BoundedSpawner, BoundedTaskGroup, BoxError, Drained, End, Ended, Failure, GroupError, Name,
     Routine, RoutineInfo, RoutineKind, RoutineOutput, Shielded, Spawner, TaskGroup, Unfinished,
 };
 pub use timeout::{TimedOut, Timeout, deadline, remaining, timeout, timeout_or, without_deadline};
 pub use with_resource::{ResourceError, with_resource};
+pub use work_queue::{WorkItem, WorkPlace, WorkQueue, WorkQueueStats};
+pub use worker_pool::{WorkSource, WorkerFailure, WorkerPool, WorkerPoolReport, WorkerStats};

@@ -2,7 +2,10 @@
 //!
 //! # Invariants
 //! - At most `n_threads` closures run at a time, and at most `n_waiting_max` wait.
-//! - A closure that was accepted runs once, or is dropped without running when the pool is.
+//! - A closure that was accepted runs once, or is dropped without running: with the pool, or with
+//!   the future that awaits it.
+
+mod run;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +13,9 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, Semaphore};
+
+pub use run::{CancelFlag, OffloadError};
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -48,20 +54,33 @@ pub struct Offload {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     /// Tells idle threads of new work, or of the end.
     changed: Condvar,
+    /// One permit, handed on in the order of asking: its holder is the one who waits for room.
+    turn: Semaphore,
+    /// Tells the holder of the turn that a place may be free, or that the pool was closed.
+    room: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    backlog: VecDeque<Work>,
+    backlog: VecDeque<Waiting>,
+    /// How many closures were accepted: the ticket of the next one.
+    n_accepted: u64,
     threads: Vec<Thread>,
     /// How many threads are inside a closure; the others take what waits, or wait for it.
     n_running: usize,
+    /// Nothing new is taken, and threads end when they are idle.
     stop: bool,
+}
+
+struct Waiting {
+    /// Names it to the future that awaits it, and may drop it.
+    ticket: u64,
+    work: Work,
 }
 
 struct Thread {
@@ -92,36 +111,59 @@ impl Offload {
     #[must_use]
     pub fn with_backlog(name: impl Into<String>, n_threads: usize, n_waiting_max: usize) -> Self {
         let n_threads_max = n_threads.max(1);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            turn: Semaphore::new(1),
+            room: Notify::new(),
+        });
         Offload { name: name.into(), n_threads_max, n_waiting_max, shared }
     }
 
     /// Hands `f` to a thread. Never waits.
     ///
     /// # Errors
-    /// [`Full`] when every thread is busy and the backlog is full, or when the system gives us no
-    /// thread at all. `f` is dropped without running.
+    /// [`Full`] when every thread is busy and the backlog is full, when the system gives us no
+    /// thread at all, or after [`Offload::close`]. `f` is dropped without running.
     pub fn try_submit(&self, f: impl FnOnce() + Send + 'static) -> Result<(), Full> {
+        self.offer(Box::new(f)).map(drop).map_err(|_refused| Full)
+    }
+
+    /// Takes nothing new from now on, and drops the closures that wait. What runs goes on.
+    pub fn close(&self) {
+        let mut state = self.shared.state.lock();
+        state.stop = true;
+        let waiting = std::mem::take(&mut state.backlog);
+        drop(state);
+        self.shared.changed.notify_all();
+        self.shared.turn.close();
+        self.shared.room.notify_one();
+        // Outside the lock: a closure may own anything, even a handle to another pool.
+        drop(waiting);
+    }
+
+    /// Takes `work` and returns its ticket, or gives it back.
+    fn offer(&self, work: Work) -> Result<u64, Work> {
         let mut state = self.shared.state.lock();
         let n_free = self.n_threads_max - state.n_running;
-        if n_free + self.n_waiting_max <= state.backlog.len() {
-            return Err(Full);
+        if state.stop || n_free + self.n_waiting_max <= state.backlog.len() {
+            return Err(work);
         }
-        state.backlog.push_back(Box::new(f));
+        let ticket = state.n_accepted;
+        state.n_accepted += 1;
+        state.backlog.push_back(Waiting { ticket, work });
         let n_ready = state.threads.len() - state.n_running;
         if state.backlog.len() <= n_ready {
             self.shared.changed.notify_one();
-            return Ok(());
+            return Ok(ticket);
         }
         let started = state.threads.len() < self.n_threads_max && self.start_thread(&mut state);
         // Without any thread the work would wait for ever.
         if !started && state.threads.is_empty() {
-            let refused = state.backlog.pop_back();
-            drop(state);
-            drop(refused);
-            return Err(Full);
+            let refused = state.backlog.pop_back().expect("it was pushed under this lock");
+            return Err(refused.work);
         }
-        Ok(())
+        Ok(ticket)
     }
 
     fn start_thread(&self, state: &mut State) -> bool {
@@ -136,14 +178,8 @@ impl Offload {
 
 impl Drop for Offload {
     fn drop(&mut self) {
-        let mut state = self.shared.state.lock();
-        state.stop = true;
-        let waiting = std::mem::take(&mut state.backlog);
-        let threads = std::mem::take(&mut state.threads);
-        drop(state);
-        self.shared.changed.notify_all();
-        // Outside the lock: a closure may own anything, even a handle to another pool.
-        drop(waiting);
+        self.close();
+        let threads = std::mem::take(&mut self.shared.state.lock().threads);
         for thread in threads.into_iter().filter(|it| !it.running) {
             thread.handle.join().ok();
         }
@@ -157,7 +193,7 @@ fn work(shared: &Shared, index: usize) {
         if state.stop {
             return;
         }
-        let Some(f) = state.backlog.pop_front() else {
+        let Some(waiting) = state.backlog.pop_front() else {
             shared.changed.wait(&mut state);
             continue;
         };
@@ -165,10 +201,11 @@ fn work(shared: &Shared, index: usize) {
         set_running(&mut state, index, true);
         drop(state);
         // The panic hook has told of it; this thread lives on.
-        catch_unwind(AssertUnwindSafe(f)).ok();
+        catch_unwind(AssertUnwindSafe(waiting.work)).ok();
         state = shared.state.lock();
         state.n_running -= 1;
         set_running(&mut state, index, false);
+        shared.room.notify_one();
     }
 }
 

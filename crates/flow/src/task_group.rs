@@ -154,7 +154,7 @@ impl TaskGroup {
                 return Ok(value);
             }
             Ok(Ok(Err(error))) => Failure::Error(error.into()),
-            Ok(Err(panicked)) => Failure::Panicked(panicked.message),
+            Ok(Err(panicked)) => Failure::Panicked(panicked),
             Err(Cancelled { reason }) => {
                 group.join().await?;
                 return Err(GroupError { failures: Vec::new(), n_more: 0, reason: Some(reason) });
@@ -461,13 +461,6 @@ impl fmt::Debug for Spawner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spawner").field("n_routines", &self.shared.len()).finish_non_exhaustive()
     }
-}
-
-/// The text of a panic, from what it carried.
-pub(crate) fn message_of(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a text").to_owned()
 }
 
 #[cfg(test)]

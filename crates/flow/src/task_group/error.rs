@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::{Name, Unfinished};
-use crate::{Cancelled, Reason};
+use crate::{Cancelled, Panicked, Reason};
 
 /// Any error, as routines of one group return different ones.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -14,15 +14,15 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 pub enum Failure<E = BoxError> {
     /// It returned this error.
     Error(E),
-    /// It panicked with this message.
-    Panicked(String),
+    /// It panicked.
+    Panicked(Panicked),
 }
 
 impl<E: fmt::Display> fmt::Display for Failure<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Error(error) => error.fmt(f),
-            Failure::Panicked(message) => write!(f, "panicked: {message}"),
+            Failure::Panicked(panicked) => panicked.fmt(f),
         }
     }
 }
@@ -85,7 +85,7 @@ impl Ended {
     #[must_use]
     pub fn panic(&self) -> Option<&str> {
         match self.failure()? {
-            Failure::Panicked(message) => Some(message),
+            Failure::Panicked(panicked) => Some(&panicked.message),
             Failure::Error(_) => None,
         }
     }

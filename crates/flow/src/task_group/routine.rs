@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::shared::Shared;
-use super::{BoxError, End, Failure, RoutineOutput, message_of};
+use super::{BoxError, End, Failure, RoutineOutput};
+use crate::Panicked;
 use crate::timeout::under;
 
 /// Why there is no value from a routine.
@@ -126,7 +127,7 @@ where
             Err(payload) => {
                 // The rest of it is dropped under a catch too: one panic seldom comes alone.
                 catch_unwind(AssertUnwindSafe(|| this.future.set(None))).ok();
-                Failure::Panicked(message_of(payload.as_ref()))
+                Failure::Panicked(Panicked::told_by_hook(payload.as_ref()))
             }
         };
         let unfinished = match &failure {
