@@ -15,13 +15,18 @@
 //! - [`map_concurrent`] and [`spawn_concurrent`] call a function with many inputs, `n` at a time;
 //!   [`bulk`] calls it with chunks of them.
 //! - [`Stages`] is a pipeline of such functions, async and CPU-bound, with bounded lines between.
+//! - [`Supervisor`] starts named routines in order, and again when they fail, as Erlang/OTP does.
+//! - [`Every`] runs something at a steady pace, with jitter, and says how late it is.
+//! - [`EventBus`] hands typed events to whoever subscribed, over bounded backlogs.
 
 mod cache;
 mod cancellation;
 mod catch_panic;
 mod circuit_breaker;
+mod event_bus;
 mod gather;
 mod inputs;
+mod interval;
 mod map_concurrent;
 mod offload;
 mod pool;
@@ -31,6 +36,7 @@ mod rate;
 mod rate_limiter;
 mod retry;
 mod stages;
+mod supervisor;
 mod task_group;
 pub mod testing;
 mod timeout;
@@ -45,11 +51,16 @@ pub use circuit_breaker::{
     BreakerError, BreakerRules, BreakerRulesError, BreakerState, BreakerStats, BreakerTrip,
     CircuitBreaker,
 };
+pub use event_bus::{
+    BusHandler, BusPublisher, EventBus, EventsMissed, HandlerReport, HandlerTrouble, Overflow,
+    Published, SubscriberStats, Subscription, SubscriptionOptions, TopicStats,
+};
 pub use gather::{
     AsCompleted, Gather, GatherSettled, Race, RaceError, Until, Waited, as_completed, gather,
     gather_settled, race, race_ok, wait, wait_at_most,
 };
 pub use inputs::{FromIterator, FromStream, Inputs};
+pub use interval::{Every, EveryStats, MissedTicks, Tick};
 pub use map_concurrent::{
     Bulk, Chunked, SpawnConcurrent, bulk, chunked, map_concurrent, map_concurrent_unordered,
     spawn_concurrent, spawn_concurrent_unordered,
@@ -68,6 +79,10 @@ pub use retry::{
 };
 pub use stages::{
     StageFailure, StageFailures, StageStats, Stages, StagesReport, StagesRun, StagesStream,
+};
+pub use supervisor::{
+    ChildContext, ChildHealth, ChildSpec, ChildState, Escalation, Heartbeat, RestartPolicy,
+    RestartStrategy, Supervisor, SupervisorError, SupervisorHandle,
 };
 pub use task_group::{
     BoundedSpawner, BoundedTaskGroup, BoxError, Drained, End, Ended, Failure, GroupError, Name,

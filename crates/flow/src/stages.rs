@@ -22,11 +22,11 @@ use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Cancellation;
 use futures::stream::unfold;
 use futures::{StreamExt as _, TryFutureExt as _};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 pub use meter::StageStats;
 pub use run::{StageFailures, StagesReport, StagesRun, StagesStream};
@@ -106,7 +106,7 @@ type Upstream<T> = Box<dyn FnOnce(Arc<Line<T>>, &mut Launch) + Send>;
 struct Launch {
     group: TaskGroup,
     shared: Arc<Shared>,
-    stop: CancellationToken,
+    stop: Cancellation,
     meters: Vec<Arc<Meter>>,
 }
 
@@ -365,7 +365,7 @@ impl<T> Order<T> {
 fn start<R>(fail_fast: bool, build: impl FnOnce(&mut Launch) -> R) -> (StagesRun, R) {
     let (failures_in, failures) = mpsc::channel(FAILURES_MAX);
     let shared = Shared::new(fail_fast, failures_in);
-    let stop = CancellationToken::new();
+    let stop = Cancellation::new();
     let mut launch = Launch { group: TaskGroup::isolated(), shared, stop, meters: Vec::new() };
     let built = build(&mut launch);
     let Launch { group, shared, stop, meters } = launch;

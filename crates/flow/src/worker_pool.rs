@@ -13,9 +13,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::{Failure, Panicked, PriorityQueue, TaskGroup, WorkPlace, WorkQueue, catch_panic};
+use crate::{
+    Cancellation, Failure, Panicked, PriorityQueue, TaskGroup, WorkPlace, WorkQueue, catch_panic,
+};
 
 /// How many failures wait to be heard of. Whoever doesn't listen sees the first ones, which tell
 /// most, and the count of the rest.
@@ -167,9 +168,10 @@ impl<E> WorkerPool<E> {
         let group = TaskGroup::isolated();
         for worker in 0..n_workers {
             let (source, handler) = (Arc::clone(&source), Arc::clone(&handler));
-            let (board, stop) = (Arc::clone(&board), group.cancellation().token().clone());
-            group
-                .spawn(name, async move { work(worker, &*source, &*handler, &board, &stop).await });
+            let board = Arc::clone(&board);
+            group.spawn_with(name, |stop| async move {
+                work(worker, &*source, &*handler, &board, &stop).await;
+            });
         }
         WorkerPool { group, board, failures, close: Box::new(move || source.close()) }
     }
@@ -230,7 +232,7 @@ async fn work<S, F, Fut, E>(
     source: &S,
     handler: &F,
     board: &Board<E>,
-    stop: &CancellationToken,
+    stop: &Cancellation,
 ) where
     S: WorkSource,
     F: Fn(S::Item, usize) -> Fut,
@@ -239,7 +241,7 @@ async fn work<S, F, Fut, E>(
     loop {
         let next = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            _ = stop.cancelled() => return,
             next = source.next() => next,
         };
         let Some((item, place)) = next else { return };

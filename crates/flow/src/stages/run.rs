@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::Cancellation;
 use futures::Stream;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::line::AnyLine;
 use super::meter::{Clock, Meter, StageStats};
@@ -25,7 +25,7 @@ pub(super) struct Shared {
     /// The failure that ended a fail-fast pipeline. Written once, read by `join`.
     ended_by: Mutex<Option<StageFailure>>,
     /// Fires with the failure: calls still in flight are not waited for.
-    failed: CancellationToken,
+    failed: Cancellation,
     failures: mpsc::Sender<StageFailure>,
     n_failures_lost: AtomicU64,
     lines: Mutex<Vec<Arc<dyn AnyLine>>>,
@@ -37,7 +37,7 @@ impl Shared {
             clock: Clock::start(),
             fail_fast,
             ended_by: Mutex::new(None),
-            failed: CancellationToken::new(),
+            failed: Cancellation::new(),
             failures,
             n_failures_lost: AtomicU64::new(0),
             lines: Mutex::default(),
@@ -54,7 +54,7 @@ impl Shared {
         if self.fail_fast {
             self.ended_by.lock().get_or_insert(failure);
             self.abort();
-            self.failed.cancel();
+            self.failed.cancel("an item failed, and the pipeline fails fast");
         } else if self.failures.try_send(failure).is_err() {
             self.n_failures_lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -87,7 +87,7 @@ pub struct StagesRun {
     // Dropped first: threads hear of the end from their lines, routines from the group.
     lines: AbortOnDrop,
     group: TaskGroup,
-    stop: CancellationToken,
+    stop: Cancellation,
     meters: Vec<Arc<Meter>>,
     failures: Option<mpsc::Receiver<StageFailure>>,
 }
@@ -110,7 +110,7 @@ impl StagesRun {
     pub(super) fn new(
         shared: Arc<Shared>,
         group: TaskGroup,
-        stop: CancellationToken,
+        stop: Cancellation,
         meters: Vec<Arc<Meter>>,
         failures: mpsc::Receiver<StageFailure>,
     ) -> Self {
@@ -119,14 +119,14 @@ impl StagesRun {
 
     /// Pulls no more inputs; what is on its way is finished, and then the pipeline ends.
     pub fn stop(&self) {
-        self.stop.cancel();
+        self.stop.cancel("the pipeline was told to stop");
     }
 
     /// The token that [`StagesRun::stop`] fires, for whoever stops the pipeline from elsewhere,
     /// while this is in [`StagesRun::join`].
     #[must_use]
-    pub fn stop_token(&self) -> CancellationToken {
-        self.stop.clone()
+    pub fn cancellation(&self) -> &Cancellation {
+        &self.stop
     }
 
     /// The counts of each stage so far, the source first.
@@ -159,7 +159,7 @@ impl StagesRun {
         loop {
             let ended = tokio::select! {
                 biased;
-                () = failed.cancelled() => None,
+                _ = failed.cancelled() => None,
                 ended = self.group.join_next() => ended,
             };
             let Some(ended) = ended else { break };

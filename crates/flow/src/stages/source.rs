@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::Cancellation;
 use futures::{Stream, StreamExt as _, poll};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use super::line::{Aborted, Entry, Finished, KeyOf, Sender, Taker};
@@ -25,7 +25,7 @@ pub(super) struct Source<T: Send> {
 }
 
 impl<T: Send> Source<T> {
-    pub(super) async fn run(mut self, inputs: impl Stream<Item = T>, stop: CancellationToken) {
+    pub(super) async fn run(mut self, inputs: impl Stream<Item = T>, stop: Cancellation) {
         let mut inputs = pin!(inputs);
         let key_of = self.output.key_of();
         let mut batch = Vec::new();
@@ -38,7 +38,7 @@ impl<T: Send> Source<T> {
             if batch.is_empty() && is_open {
                 let input = tokio::select! {
                     biased;
-                    () = stop.cancelled() => return,
+                    _ = stop.cancelled() => return,
                     input = catch_panic(inputs.next()) => input,
                 };
                 is_open = self.add(input, key_of.as_ref(), &mut batch);

@@ -294,12 +294,12 @@ async fn a_stop_finishes_what_is_on_its_way() {
         .cpu("count", 1, Ok::<_, Infallible>)
         .batch(5)
         .for_each("store", 1, async |_| Ok::<_, Infallible>(()));
-    let stop = run.stop_token();
+    let stop = run.cancellation().clone();
     // The paused clock runs ahead of the threads, so this counts instead.
     while run.stats()[4].n_in < 3 {
         sleep(Duration::from_millis(1)).await;
     }
-    stop.cancel();
+    stop.cancel("it is over");
     let report = run.join().await.unwrap();
     let [source, nap, count, batch, store] = &report.stages[..] else { panic!("{report:?}") };
     assert!(15 <= source.n_out, "{report:?}");
