@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskloom_flow::{Cancellation, Offload, TaskGroup};
+use taskloom_flow::{Cancellation, Every, Offload, TaskGroup};
 use taskloom_store::{Clock, NewNode, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -192,12 +192,8 @@ fn offload(config: &NodeConfig) -> Arc<Offload> {
 }
 
 async fn beat_routine(heart: Heart, stop: Cancellation) {
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.cancelled() => return,
-            () = tokio::time::sleep(BEAT_EVERY) => {}
-        }
+    let mut every = Every::new(BEAT_EVERY).first_after(BEAT_EVERY);
+    while stop.run(every.tick()).await.is_ok() {
         heart.beat().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskloom_flow::Cancellation;
+use taskloom_flow::{Cancellation, Every};
 use taskloom_store::{Clock, NodeView, PROMOTE_MAX, Prune, Store};
 
 use crate::Retention;
@@ -48,12 +48,8 @@ pub(crate) async fn promote_loop(store: Arc<dyn Store>, clock: Arc<dyn Clock>, s
 
 /// Takes their jobs from dead nodes, again and again.
 pub(crate) async fn rescue_loop(store: Arc<dyn Store>, board: Arc<Board>, stop: Cancellation) {
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.cancelled() => return,
-            () = tokio::time::sleep(RESCUE_EVERY) => {}
-        }
+    let mut every = Every::new(RESCUE_EVERY).first_after(RESCUE_EVERY);
+    while stop.run(every.tick()).await.is_ok() {
         rescue(&*store, &board).await;
     }
 }
@@ -86,12 +82,8 @@ pub(crate) async fn prune_loop(
     retention: Retention,
     stop: Cancellation,
 ) {
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.cancelled() => return,
-            () = tokio::time::sleep(PRUNE_EVERY) => {}
-        }
+    let mut every = Every::new(PRUNE_EVERY).first_after(PRUNE_EVERY);
+    while stop.run(every.tick()).await.is_ok() {
         loop {
             let now = clock.now();
             let pruned = store.prune(Prune {
