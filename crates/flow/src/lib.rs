@@ -1,23 +1,37 @@
-//! Async patterns on Tokio, for any program. Nothing here knows of jobs.
+//! Async patterns on Tokio, for any program: structured concurrency, cancellation, limits,
+//! resilience, caching, queues, pipelines, supervision. One vocabulary, and one rule: whatever is
+//! dropped, at any await point, leaks nothing and loses nothing that was accepted.
 //!
-//! - [`TaskGroup`] owns the routines of one component: no routine without an owner.
-//! - [`Offload`] runs CPU-bound work on a bounded number of threads.
-//! - [`catch_panic`] turns a panic into a value with its backtrace.
-//! - [`RateLimiter`] spaces calls out, in the order they came; [`KeyedRateLimiter`] does so for
-//!   each key.
-//! - [`Retry`] tries again, after the delays of a [`Backoff`] and within a [`RetryBudget`].
-//! - [`CircuitBreaker`] leaves a service alone that fails, and tries it again with care.
-//! - [`Cache`] keeps values for a while, and loads each once however many ask.
-//! - [`Pool`] lends connections and the like, and opens and closes them.
-//! - [`RateLimiter`] spaces calls out, in the order they came.
-//! - [`PriorityQueue`] hands out the highest priority first, to several consumers.
-//! - [`WorkQueue`] knows when all that was pushed is done; [`WorkerPool`] works it off.
-//! - [`map_concurrent`] and [`spawn_concurrent`] call a function with many inputs, `n` at a time;
-//!   [`bulk`] calls it with chunks of them.
-//! - [`Stages`] is a pipeline of such functions, async and CPU-bound, with bounded lines between.
-//! - [`Supervisor`] starts named routines in order, and again when they fail, as Erlang/OTP does.
-//! - [`Every`] runs something at a steady pace, with jitter, and says how late it is.
-//! - [`EventBus`] hands typed events to whoever subscribed, over bounded backlogs.
+//! It needs Tokio and nothing else of Taskloom. All of it follows Tokio's clock, paused or not,
+//! and everything is bounded. Where Tokio's own primitive is the best answer already (`Mutex`,
+//! `Semaphore`, `Notify`, channels, `spawn_blocking`, `fs`) there is nothing here; the [cookbook]
+//! shows those as well.
+//!
+//! [cookbook]: https://github.com/taskloom/taskloom/tree/main/docs/cookbook
+//!
+//! | in asyncio, or elsewhere | here | |
+//! |---|---|---|
+//! | `asyncio.TaskGroup`, `create_task` | [`TaskGroup`], [`BoundedTaskGroup`], [`Spawner`] | owns what it spawns; the first failure cancels the siblings |
+//! | `asyncio.gather` | [`gather`], [`gather_settled`] | in the order of the inputs; all or nothing, or what there is |
+//! | `asyncio.wait`, `as_completed` | [`wait`], [`as_completed`], [`race`], [`race_ok`] | some of several, while the others go on |
+//! | `asyncio.timeout`, `timeout_at` | [`timeout`], [`deadline`], [`timeout_or`], [`remaining`] | limits that nest |
+//! | `Task.cancel`, `CancelledError` | [`Cancellation`], [`TaskGroup::spawn_with`] | a tree of tokens with reasons, and a grace to clean up |
+//! | `asyncio.shield` | [`TaskGroup::shield`] | it finishes, and its output is not lost |
+//! | `async with` | [`with_resource`] | closed after success, error, panic and cancellation |
+//! | `asyncio.Queue`, `PriorityQueue` | [`WorkQueue`], [`PriorityQueue`], [`WorkerPool`] | bounded, several on each side, an end without sentinels |
+//! | `aiostream.map`, `Semaphore` in a loop | [`map_concurrent`], [`spawn_concurrent`], [`bulk`], [`chunked`] | at most so many at a time |
+//! | `aiolimiter` | [`RateLimiter`], [`KeyedRateLimiter`] | fair, never over its rate, adapts to refusals |
+//! | `tenacity` | [`Retry`], [`Backoff`], [`RetryBudget`] | jitter, hints from the error, no storms |
+//! | `aiobreaker` | [`CircuitBreaker`] | leaves a failing service alone |
+//! | `aiocache`, `functools.cache` | [`Cache`] | single flight, negative caching, stale while it refreshes |
+//! | connection pools | [`Pool`] | fair, checked, given back on cancellation |
+//! | supervisors of Erlang | [`Supervisor`], [`ChildSpec`] | restarts, heartbeats, escalation |
+//! | `while True: ...; await sleep(n)` | [`Every`] | a steady pace with jitter and lateness |
+//! | `blinker`, signals | [`EventBus`] | typed, bounded, handlers isolated |
+//! | `aiostream` pipelines | [`Stages`] | workers, order, failures and statistics for each stage |
+//! | `run_in_executor` | [`Offload`] | bounded threads for CPU-bound work |
+//! | `except Exception` | [`catch_panic`] | panics as values, with their place |
+//! | tests | [`testing`] | drop a future at each of its await points |
 
 mod cache;
 mod cancellation;
