@@ -149,6 +149,9 @@ impl Cancellation {
     /// Safe.
     pub async fn cancelled(&self) -> Reason {
         self.node.token.cancelled().await;
+        // A loop that swallows its cancellation comes by here again and again without ever
+        // waiting: once in a while it lets others run, and lets itself be aborted.
+        tokio::task::coop::consume_budget().await;
         self.reason().expect("it was cancelled")
     }
 

@@ -295,8 +295,8 @@ impl TaskGroup {
 
     /// Waits for a routine to end and tells how; `None` when all have ended and were told of.
     ///
-    /// Failures are told first. A group remembers the latest 256 ends that nobody asked for, and
-    /// as many failures.
+    /// Failures are told first. A group remembers the latest 256 good ends that nobody asked for,
+    /// and the first 256 failures.
     ///
     /// # Cancel safety
     /// Safe: an end that was not told stays to be told.
@@ -344,12 +344,12 @@ impl TaskGroup {
     pub async fn drain(self, deadline: Duration) -> Drained {
         self.shared.cancellation.cancel(Reason::Draining);
         if tokio::time::timeout(deadline, self.shared.closed()).await.is_ok() {
-            return Drained { n_aborted: 0, failures: self.shared.take_failures() };
+            return self.shared.drained(0);
         }
         self.shared.close();
         let n_aborted = self.shared.abort(RoutineKind::Shielded);
         tokio::time::timeout(ABORT_WAIT, self.shared.closed()).await.ok();
-        Drained { n_aborted, failures: self.shared.take_failures() }
+        self.shared.drained(n_aborted)
     }
 }
 

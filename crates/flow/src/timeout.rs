@@ -149,8 +149,8 @@ pub async fn timeout_or<F: Future>(
     timeout(limit, future).await.unwrap_or_else(|_| fallback())
 }
 
-/// Runs `future` as if there were no deadline around it: for work that must end well even then,
-/// such as giving a lock back.
+/// Runs `future` with no deadline for it to inherit: for what it spawns or shields, which goes on
+/// when the caller's time is up. The `timeout` around it still drops `future` itself.
 ///
 /// # Cancel safety
 /// That of `future`.

@@ -19,7 +19,8 @@ use crate::{Spawner, catch_panic};
 ///
 /// # Errors
 /// What `open`, `body` or `close` said. An error of the body does not keep the resource from
-/// being closed, and hides no error of closing.
+/// being closed, and hides no error of closing. Where the first error is enough, such as for `?`
+/// in a function that returns `BoxError`: `.map_err(ResourceError::into_first)`.
 ///
 /// # Panics
 /// When `body` panics, after the resource was closed. Outside a Tokio runtime.
@@ -44,11 +45,11 @@ use crate::{Spawner, catch_panic};
 ///     assert_eq!(session.0, ["hello", "work"]);
 ///     Ok(())
 /// };
-/// assert_eq!(with_resource(&group.spawner(), open, body, close).await.unwrap(), 2);
+/// assert_eq!(with_resource(group.spawner(), open, body, close).await.unwrap(), 2);
 /// # }
 /// ```
 pub async fn with_resource<R, T, E, C>(
-    group: &Spawner,
+    group: Spawner,
     open: impl Future<Output = Result<R, E>>,
     body: impl AsyncFnOnce(&mut R) -> Result<T, E>,
     close: impl FnOnce(R) -> C + Send + 'static,
@@ -124,7 +125,7 @@ impl<E: Error + 'static> Error for ResourceError<E> {
 }
 
 /// A resource that closes in a routine of `group` when this is dropped before its time.
-struct Opened<'a, R, F, C, E>
+struct Opened<R, F, C, E>
 where
     R: Send + 'static,
     E: Send + 'static,
@@ -132,10 +133,10 @@ where
     C: Future<Output = Result<(), E>> + Send + 'static,
 {
     held: Option<(R, F)>,
-    group: &'a Spawner,
+    group: Spawner,
 }
 
-impl<R, F, C, E> Opened<'_, R, F, C, E>
+impl<R, F, C, E> Opened<R, F, C, E>
 where
     R: Send + 'static,
     E: Send + 'static,
@@ -149,7 +150,7 @@ where
     }
 }
 
-impl<R, F, C, E> Drop for Opened<'_, R, F, C, E>
+impl<R, F, C, E> Drop for Opened<R, F, C, E>
 where
     R: Send + 'static,
     E: Send + 'static,
@@ -203,7 +204,7 @@ mod tests {
     async fn check(body: impl AsyncFnOnce(&mut Door) -> Result<u32, String>) -> String {
         let (group, door) = (TaskGroup::new(), Door::default());
         let spawner = group.spawner();
-        let used = with_resource(&spawner, door.clone().open(), body, Door::close);
+        let used = with_resource(spawner.clone(), door.clone().open(), body, Door::close);
         let said = crate::catch_panic(used).await;
         assert_eq!(door.counts(), (1, 1), "it is closed before anything is told");
         group.join().await.unwrap();
@@ -230,7 +231,7 @@ mod tests {
                 sleep(SECOND).await;
                 Ok(())
             };
-            let used = with_resource(&spawner, door.clone().open(), body, Door::close);
+            let used = with_resource(spawner.clone(), door.clone().open(), body, Door::close);
             let ended = cancel_after(n_polls, used).await.is_some();
             group.join().await.unwrap();
             let (n_opened, n_closed) = door.counts();
@@ -245,7 +246,7 @@ mod tests {
     async fn both_errors_are_kept() {
         let group = TaskGroup::new();
         let said: Result<(), _> = with_resource(
-            &group.spawner(),
+            group.spawner(),
             async { Ok(()) },
             async |()| Err("use"),
             |()| async { Err("close") },
@@ -266,7 +267,7 @@ mod tests {
                 sleep(SECOND * 60).await;
                 Ok(())
             };
-            with_resource(&spawner, inside.open(), body, Door::close)
+            with_resource(spawner.clone(), inside.open(), body, Door::close)
                 .await
                 .map_err(|it| it.to_string())
         });

@@ -18,9 +18,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("lengths: {:?}", gather(pages).await?);
 
     // Of different types: a tuple.
-    let count = async { Ok(server.n_requests()) };
-    let (page, count) = gather((length(&client, server.url("/page/7")), count)).await?;
-    println!("a page of {page} bytes, {count} requests so far");
+    let word = async { client.get(server.url("/slow/1")).send().await?.text().await };
+    let (page, word) = gather((length(&client, server.url("/page/7")), word)).await?;
+    println!("a page of {page} bytes, and the word {word:?}");
 
     // The first error ends it: the slow call is dropped, not waited for.
     let doomed = [server.url("/missing"), server.url("/slow/60000")];

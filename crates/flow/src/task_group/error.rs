@@ -96,8 +96,10 @@ impl Ended {
 pub struct Drained {
     /// How many routines did not end before the deadline and were aborted.
     pub n_aborted: usize,
-    /// The failures that nobody has been told of: the latest 256 at most.
+    /// The failures that nobody has been told of: the first 256 at most.
     pub failures: Vec<(Name, Failure)>,
+    /// How many more there were.
+    pub n_more: usize,
 }
 
 /// What went wrong in a group: every failure, in the order they came.
@@ -116,9 +118,9 @@ pub struct Drained {
 /// ```
 #[derive(Debug)]
 pub struct GroupError {
-    /// The failures, each with the name of its routine. The first is the cause of the rest.
+    /// The first 256 failures, each with the name of its routine. The first of all is the cause.
     pub failures: Vec<(Name, Failure)>,
-    /// How many more there were than a group keeps (256).
+    /// How many more there were.
     pub n_more: usize,
     /// Why the group was cancelled.
     pub reason: Option<Reason>,

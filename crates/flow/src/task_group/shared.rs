@@ -10,7 +10,7 @@ use slab::Slab;
 use tokio::task::AbortHandle;
 
 use super::routine::{Membership, Routine, Tracked};
-use super::{BoxError, End, Ended, Failure, GroupError, Name, RoutineOutput};
+use super::{BoxError, Drained, End, Ended, Failure, GroupError, Name, RoutineOutput};
 use crate::{Cancellation, Reason, timeout};
 
 /// How many ended routines a group remembers for an owner that spawns without listening, and how
@@ -273,8 +273,11 @@ impl Shared {
         .await;
     }
 
-    pub(super) fn take_failures(&self) -> Vec<(Name, Failure)> {
-        std::mem::take(&mut self.state.lock().failures).into()
+    /// What a drain tells of.
+    pub(super) fn drained(&self, n_aborted: usize) -> Drained {
+        let mut state = self.state.lock();
+        let failures = std::mem::take(&mut state.failures).into();
+        Drained { n_aborted, failures, n_more: state.n_failures_forgotten }
     }
 
     /// What went wrong, if anything did, once all have ended.

@@ -104,6 +104,28 @@ async fn a_routine_that_holds_the_token_has_its_grace_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_routine_that_swallows_its_cancellation_is_aborted_after_the_grace() {
+    let group = TaskGroup::new().grace(SECOND * 5);
+    group.spawn_with("deaf", |cancel| async move {
+        loop {
+            cancel.run(pending::<()>()).await.ok();
+        }
+    });
+    tokio::task::yield_now().await;
+    let cancelled = group.cancellation().clone();
+    group.cancel("enough");
+    // Its loop is always ready, so a paused clock would never move by itself.
+    let tick = async {
+        for _ in 0..6 {
+            tokio::task::yield_now().await;
+            tokio::time::advance(SECOND).await;
+        }
+    };
+    let (said, ()) = tokio::join!(say(group), tick);
+    assert_eq!((said.as_str(), cancelled.is_cancelled()), ("cancelled: enough", true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_group_takes_no_more() {
     let group = TaskGroup::new();
     group.cancel("closed");
