@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use taskloom_flow::TaskGroup;
 use tokio::net::TcpListener;
 
@@ -36,6 +37,7 @@ struct World {
     n_requests: AtomicUsize,
     n_at_once: AtomicUsize,
     n_at_once_most: AtomicUsize,
+    n_connections: AtomicUsize,
 }
 
 impl Server {
@@ -70,6 +72,10 @@ impl Server {
             .merge(routes)
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&world), count));
         let group = TaskGroup::isolated();
+        let counted = Arc::clone(&world);
+        let listener = listener.tap_io(move |_| {
+            counted.n_connections.fetch_add(1, Ordering::Relaxed);
+        });
         group.spawn("server", async move { axum::serve(listener, router).await });
         Server { address, world, _group: group }
     }
@@ -96,6 +102,12 @@ impl Server {
     #[must_use]
     pub fn n_at_once_most(&self) -> usize {
         self.world.n_at_once_most.load(Ordering::Relaxed)
+    }
+
+    /// How many connections clients have made to it.
+    #[must_use]
+    pub fn n_connections(&self) -> usize {
+        self.world.n_connections.load(Ordering::Relaxed)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A task group with a bounded number of routines.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ impl BoundedTaskGroup {
     ///
     /// # Panics
     /// Outside a Tokio runtime. In debug builds also when it would wait for ever: every slot is
-    /// held by a routine that itself waits for a slot of this group.
+    /// held by a routine that itself waits for a slot of this group, if only for a limited time.
     ///
     /// # Cancel safety
     /// Safe: a spawn that stops waiting has started nothing and holds no slot.
@@ -144,7 +145,8 @@ struct Slots {
 #[derive(Debug, Default)]
 struct Watch {
     holders: HashSet<Id>,
-    n_holders_waiting: usize,
+    /// Of the holders, those that wait, and how often: one may ask for several at once.
+    waiting: HashMap<Id, usize>,
 }
 
 impl Slots {
@@ -192,22 +194,31 @@ impl Slots {
         if !watch.holders.contains(&me) {
             return None;
         }
+        let n_waiting = watch.waiting.len() + usize::from(!watch.waiting.contains_key(&me));
         assert!(
-            watch.n_holders_waiting + 1 < self.n,
+            n_waiting < self.n,
             "deadlock: each of the {} slots of this group is held by a routine that waits for \
              another slot of it; give children a group of their own, or take more slots",
             self.n
         );
-        watch.n_holders_waiting += 1;
-        Some(Waiting(&self.watch))
+        *watch.waiting.entry(me).or_default() += 1;
+        Some(Waiting { watch: &self.watch, holder: me })
     }
 }
 
-struct Waiting<'a>(&'a Mutex<Watch>);
+struct Waiting<'a> {
+    watch: &'a Mutex<Watch>,
+    holder: Id,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().n_holders_waiting -= 1;
+        if let Entry::Occupied(mut n_waits) = self.watch.lock().waiting.entry(self.holder) {
+            *n_waits.get_mut() -= 1;
+            if *n_waits.get() == 0 {
+                n_waits.remove();
+            }
+        }
     }
 }
 

@@ -532,4 +532,19 @@ mod bounded {
         let error = group.join().await.unwrap_err().to_string();
         assert!(error.contains("deadlock: each of the 2 slots"), "{error}");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_routine_that_waits_for_two_slots_is_no_deadlock() {
+        let group = BoundedTaskGroup::new(2);
+        let spawner = group.spawner();
+        // The other slot is free in a second, and then serves both children.
+        group.spawn("nap", tokio::time::sleep(Duration::from_secs(1))).await;
+        let parent = async move {
+            let (one, two) =
+                tokio::join!(spawner.spawn("one", async {}), spawner.spawn("two", async {}));
+            drop((one, two));
+        };
+        group.spawn("parent", parent).await;
+        group.join().await.unwrap();
+    }
 }
