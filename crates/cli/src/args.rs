@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Watch a real workload on recorded data with faults, needing no network and no service
     Demo(DemoArgs),
+    /// Check that nothing is wrong in the store; it may be in use
+    Verify,
     /// Print completions for a shell
     Completions {
         /// Which shell

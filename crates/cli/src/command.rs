@@ -5,6 +5,7 @@ mod fetch;
 mod jobs;
 mod serve;
 mod submit;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Fetch(args) => fetch::run(&place, args).await,
         Command::Bench(args) => bench::run(&place, args).await,
         Command::Demo(args) => crate::demo::run(args, place.json).await,
+        Command::Verify => verify::run(&place).await,
         Command::Completions { shell } => {
             let mut command = Args::command();
             clap_complete::generate(shell, &mut command, "taskloom", &mut std::io::stdout());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use taskloom::{Error, JobError, StoreError};
 
-/// A job failed or was cancelled, or a promise did not hold.
+/// A job failed or was cancelled, or something is wrong in the store.
 pub(crate) const FAILED: u8 = 1;
 /// The command line or what it names is wrong (also clap's own code).
 pub(crate) const USAGE: u8 = 2;

@@ -14,6 +14,8 @@ mod process;
 mod serve;
 #[path = "support/server.rs"]
 mod server;
+#[path = "commands/verify.rs"]
+mod verify;
 
 use cli::Cli;
 use serde_json::Value;

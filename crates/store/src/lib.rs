@@ -99,6 +99,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Forgets ended jobs and events that are older than asked, a bounded number a call.
     fn prune(&self, prune: Prune) -> Verb<'_, Pruned>;
 
+    /// Checks, on one snapshot, what must hold after every commit, and tells what does not. It
+    /// reads the whole store: for operators and tests.
+    fn verify(&self) -> Verb<'_, Vec<Breach>>;
+
     /// What tells that something was committed, by this process or by another.
     fn notices(&self) -> Notices;
 

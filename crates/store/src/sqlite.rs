@@ -18,6 +18,7 @@ mod read;
 mod rows;
 mod submit;
 mod tally;
+mod verify;
 mod writer;
 
 pub use nodes::LEASE;
@@ -34,9 +35,9 @@ use rusqlite::Connection;
 use taskloom_model::{Command, Fence, JobId, NodeId};
 
 use crate::{
-    Accepted, Answer, AttemptView, Beat, Changed, Claimed, Clock, Count, Demand, EventCursor,
-    Events, Filter, Finish, Finished, JobView, Listed, LogView, NewJob, NewNode, NodeView, Notices,
-    Page, Promoted, Prune, Pruned, Rescued, Store, StoreError, StoreInfo, Verb,
+    Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Clock, Count, Demand,
+    EventCursor, Events, Filter, Finish, Finished, JobView, Listed, LogView, NewJob, NewNode,
+    NodeView, Notices, Page, Promoted, Prune, Pruned, Rescued, Store, StoreError, StoreInfo, Verb,
 };
 use engine::Engine;
 use writer::Writer;
@@ -231,6 +232,18 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let keys = self.read(move |conn| read::prunable(conn, &prune)).await?;
             self.writer.call(move |engine| engine.prune(&keys, &prune)).await
+        })
+    }
+
+    fn verify(&self) -> Verb<'_, Vec<Breach>> {
+        let Some(path) = self.path.clone() else { return self.read(verify::verify) };
+        // As long as it takes: the reads of everyday end after some seconds.
+        Box::pin(async move {
+            let verifying = tokio::task::spawn_blocking(move || {
+                let conn = open::reader(&path)?;
+                verify::verify(&conn)
+            });
+            verifying.await.unwrap_or(Err(StoreError::Closed))
         })
     }
 

@@ -503,6 +503,17 @@ pub struct Pruned {
     pub n_event_batches: usize,
 }
 
+/// Something that must never be found in a store, and was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Breach {
+    /// What is wrong.
+    pub what: String,
+    /// How often.
+    pub n: usize,
+    /// Some of the jobs it is about.
+    pub jobs: Vec<JobId>,
+}
+
 /// What a store is, and what it has done since it was opened.
 #[derive(Debug, Clone, Serialize)]
 pub struct StoreInfo {

@@ -39,8 +39,8 @@ pub use taskloom_model::{
 };
 pub use taskloom_store::sqlite::Synchronous;
 pub use taskloom_store::{
-    AttemptError, AttemptView, Changed, Clock, Count, Event, EventCursor, Events, Filter, JobView,
-    Listed, LogView, NodeView, Page, Store, StoreError, StoreInfo,
+    AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events, Filter,
+    JobView, Listed, LogView, NodeView, Page, Store, StoreError, StoreInfo,
 };
 #[cfg(feature = "tasks")]
 pub use taskloom_tasks as tasks;

@@ -30,6 +30,10 @@ impl Play {
         let counts = self.store.counts().await.map_err(said)?;
         same("counts", &counts, &self.world.counts())?;
         self.compare_events().await?;
+        if everything {
+            let breaches = self.store.verify().await.map_err(said)?;
+            same("breaches", &breaches.as_slice(), &[].as_slice())?;
+        }
         if everything || draw::chance(&mut self.rng, 20) {
             self.compare_list().await?;
         }
