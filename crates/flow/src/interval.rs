@@ -232,6 +232,9 @@ impl Every {
     /// Begins afresh and calls `body` at each tick until `cancel` fires, or `body` ends with an
     /// error. A tick that is under way when `cancel` fires is finished. It can be run again.
     ///
+    /// In a routine, write `async move |tick|` when the body uses anything from around it: the
+    /// compiler can't see that a body that borrows may be sent to another thread.
+    ///
     /// # Errors
     /// That of `body`, which ends the loop.
     ///

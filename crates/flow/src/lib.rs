@@ -104,5 +104,5 @@ pub use task_group::{
 };
 pub use timeout::{TimedOut, Timeout, deadline, remaining, timeout, timeout_or, without_deadline};
 pub use with_resource::{ResourceError, with_resource};
-pub use work_queue::{WorkItem, WorkPlace, WorkQueue, WorkQueueStats};
+pub use work_queue::{WorkItem, WorkItems, WorkPlace, WorkQueue, WorkQueueStats};
 pub use worker_pool::{WorkSource, WorkerFailure, WorkerPool, WorkerPoolReport, WorkerStats};

@@ -50,6 +50,12 @@ pub struct WorkQueue<T> {
     shared: Arc<Shared<T>>,
 }
 
+/// A [`WorkQueue`] whose items come with their guards: see [`WorkQueue::items`].
+#[derive(Debug)]
+pub struct WorkItems<T> {
+    pub(crate) queue: WorkQueue<T>,
+}
+
 struct Shared<T> {
     state: Mutex<State<T>>,
     /// A permit for each free place; closed with the queue.
@@ -201,6 +207,34 @@ impl<T> WorkQueue<T> {
         drop(state);
         let place = WorkPlace { shared: Some(Arc::clone(&self.shared)), n_requeues };
         Some(WorkItem { item, place })
+    }
+
+    /// The queue as a source that hands its guards to the handlers of a
+    /// [`WorkerPool`](crate::WorkerPool), not the bare items: for those that put some back.
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use taskloom_flow::{WorkItem, WorkQueue, WorkerPool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let queue = WorkQueue::new(10);
+    /// let try_twice = |item: WorkItem<u32>, _worker| async move {
+    ///     if item.n_requeues() == 0 {
+    ///         item.requeue();
+    ///     }
+    ///     Ok::<_, Infallible>(())
+    /// };
+    /// let pool = WorkerPool::start("try", 2, queue.items(), try_twice);
+    /// queue.push(7).await.unwrap();
+    /// queue.join().await;
+    /// let report = pool.drain(Duration::from_secs(1)).await;
+    /// assert_eq!(report.workers.iter().map(|it| it.n_done).sum::<u64>(), 2);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn items(&self) -> WorkItems<T> {
+        WorkItems { queue: self.clone() }
     }
 
     /// Waits until all that was pushed is done: at once when nothing is waiting or in work, else

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::{
-    Cancellation, Failure, Panicked, PriorityQueue, TaskGroup, WorkPlace, WorkQueue, catch_panic,
+    Cancellation, Failure, Panicked, PriorityQueue, TaskGroup, WorkItem, WorkItems, WorkPlace,
+    WorkQueue, catch_panic,
 };
 
 /// How many failures wait to be heard of. Whoever doesn't listen sees the first ones, which tell
@@ -47,6 +48,19 @@ impl<T: Send + 'static> WorkSource for WorkQueue<T> {
 
     fn close(&self) {
         WorkQueue::close(self);
+    }
+}
+
+impl<T: Send + 'static> WorkSource for WorkItems<T> {
+    type Item = WorkItem<T>;
+    type Place = ();
+
+    async fn next(&self) -> Option<(WorkItem<T>, ())> {
+        Some((self.queue.pop().await?, ()))
+    }
+
+    fn close(&self) {
+        self.queue.close();
     }
 }
 

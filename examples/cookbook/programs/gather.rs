@@ -24,8 +24,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The first error ends it: the slow call is dropped, not waited for.
     let doomed = [server.url("/missing"), server.url("/slow/60000")];
-    let error = gather(doomed.map(|url| length(&client, url))).await.unwrap_err();
-    println!("all or nothing: {}", error.status().unwrap());
+    let error = gather(doomed.map(|url| length(&client, url))).await;
+    println!("all or nothing: {:?}", error.expect_err("one is missing").status());
 
     // Or keep what there is.
     let mixed = [server.url("/page/5"), server.url("/missing")];
