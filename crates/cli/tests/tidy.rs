@@ -41,6 +41,10 @@ const ABSENCES: &[(&str, &[&str])] = &[
     ("rusqlite", &["taskloom-store", "taskloom-benches"]),
     ("reqwest", &["taskloom-tasks", "taskloom-cli", "taskloom-cookbook"]),
     ("axum", &["taskloom-cli", "taskloom-cookbook"]),
+    ("tokio-postgres", &["taskloom-cookbook"]),
+    ("deadpool-postgres", &["taskloom-cookbook"]),
+    ("redis", &["taskloom-cookbook"]),
+    ("tokio-tungstenite", &["taskloom-cookbook"]),
 ];
 
 /// How long a file may get.
