@@ -34,13 +34,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("taskloom-benches", &["taskloom", "taskloom-flow"]),
     ("taskloom-examples", &["taskloom"]),
     ("taskloom-cookbook", &["taskloom-flow"]),
+    ("taskloom-worked", &["taskloom-cookbook", "taskloom-flow"]),
 ];
 
 /// Crates from outside that only some of ours may use.
 const ABSENCES: &[(&str, &[&str])] = &[
     ("rusqlite", &["taskloom-store", "taskloom-benches"]),
-    ("reqwest", &["taskloom-tasks", "taskloom-cli", "taskloom-cookbook"]),
-    ("axum", &["taskloom-cli", "taskloom-cookbook"]),
+    ("reqwest", &["taskloom-tasks", "taskloom-cli", "taskloom-cookbook", "taskloom-worked"]),
+    ("axum", &["taskloom-cli", "taskloom-cookbook", "taskloom-worked"]),
     ("tokio-postgres", &["taskloom-cookbook"]),
     ("deadpool-postgres", &["taskloom-cookbook"]),
     ("redis", &["taskloom-cookbook"]),
