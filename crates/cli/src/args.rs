@@ -6,13 +6,17 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use taskloom::{JobId, StateName};
 
+/// The store of commands that are given none.
+pub(crate) const STORE_DEFAULT: &str = "sqlite://taskloom.db";
+
 /// Durable tasks in one program: jobs that survive crashes, retry themselves, and can be watched.
 #[derive(Debug, Parser)]
 #[command(name = "taskloom", version, after_help = crate::exit::HELP, max_term_width = 100)]
 pub(crate) struct Args {
     /// Where the jobs are kept: sqlite://FILE (`?synchronous=normal` trades durability for speed)
-    #[arg(long, global = true, env = "TASKLOOM_STORE", default_value = "sqlite://taskloom.db")]
-    pub(crate) store: String,
+    /// [default: sqlite://taskloom.db]
+    #[arg(long, global = true, env = "TASKLOOM_STORE")]
+    pub(crate) store: Option<String>,
 
     /// Print JSON instead of tables
     #[arg(long, global = true)]
@@ -44,6 +48,18 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Check that nothing is wrong in the store; it may be in use
     Verify,
+    /// Do to workers and store whatever may happen to them, at random, and count what is lost
+    ///
+    /// Starts worker processes that submit and run jobs, kills, stops and drains them, holds their
+    /// store and fills their disk. At the end nothing accepted may be lost and no attempt may be
+    /// without explanation; 1 when a promise was broken. Wants a store of its own: without --store
+    /// a temporary file in the working directory, which is kept when a promise was broken.
+    #[cfg(unix)]
+    Torture(TortureArgs),
+    /// A worker of `torture`
+    #[cfg(unix)]
+    #[command(hide = true)]
+    TortureWorker(WorkerArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -248,6 +264,111 @@ pub(crate) struct DemoArgs {
     /// Forget an earlier demo in the folder
     #[arg(long)]
     pub(crate) fresh: bool,
+}
+
+#[cfg(unix)]
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TortureArgs {
+    /// How many worker processes
+    #[arg(long, default_value_t = 4, value_parser = workers)]
+    pub(crate) workers: usize,
+
+    /// How long faults are done; what follows until every job has ended comes on top
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=24 * 60))]
+    pub(crate) minutes: u64,
+
+    /// The same in seconds, for a short run
+    #[arg(long, conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) seconds: Option<u64>,
+
+    /// Which faults happen when: the seed of another run repeats its plan [default: random]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+
+    /// Let the workers lie, to see that it is found out
+    #[arg(long, hide = true, value_enum)]
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+#[cfg(unix)]
+impl TortureArgs {
+    /// How long faults are done.
+    pub(crate) fn lasts(&self) -> Duration {
+        Duration::from_secs(self.seconds.unwrap_or(60 * self.minutes))
+    }
+}
+
+/// What a worker of a torture does wrong on purpose.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sabotage {
+    /// Some attempts succeed and have not done their work
+    SkipEnd,
+    /// Some attempts are begun twice under one lease
+    StartTwice,
+}
+
+#[cfg(unix)]
+impl Sabotage {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Sabotage::SkipEnd => "skip-end",
+            Sabotage::StartTwice => "start-twice",
+        }
+    }
+}
+
+#[cfg(unix)]
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkerArgs {
+    /// What it does beside its attempts
+    #[arg(long, value_enum)]
+    pub(crate) role: Role,
+
+    /// The file that it notes in what its attempts do
+    #[arg(long)]
+    pub(crate) notes: PathBuf,
+
+    /// Its number among the processes of the run
+    #[arg(long, default_value_t = 0)]
+    pub(crate) number: u32,
+
+    /// Which jobs it submits
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// What it does wrong
+    #[arg(long, value_enum)]
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// What a worker of a torture does beside its attempts.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Submits for ever
+    Storm,
+    /// Nothing, and says each begin of an attempt
+    Work,
+    /// Submits as many jobs that never end as it has slots, and says each begin
+    Hold,
+}
+
+#[cfg(unix)]
+impl Role {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Role::Storm => "storm",
+            Role::Work => "work",
+            Role::Hold => "hold",
+        }
+    }
+}
+
+#[cfg(unix)]
+fn workers(text: &str) -> Result<usize, String> {
+    let n = text.parse().ok().filter(|it| (1..=64).contains(it));
+    n.ok_or_else(|| "give a number of worker processes, from 1 to 64".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

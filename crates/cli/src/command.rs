@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::CommandFactory;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, STORE_DEFAULT};
 
 /// Where a command works and how it answers.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ pub(crate) struct Place {
 }
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let place = Place { store: args.store, json: args.json };
+    let store = args.store.clone().unwrap_or_else(|| STORE_DEFAULT.to_owned());
+    let place = Place { store, json: args.json };
     match args.command {
         Command::Serve(args) => serve::run(&place, args).await,
         Command::Submit(args) => submit::run(&place, *args).await,
@@ -31,6 +32,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&place, args).await,
         Command::Demo(args) => crate::demo::run(args, place.json).await,
         Command::Verify => verify::run(&place).await,
+        #[cfg(unix)]
+        Command::Torture(torture) => crate::torture::run(args.store, place.json, torture).await,
+        #[cfg(unix)]
+        Command::TortureWorker(args) => crate::torture::worker::run(&place.store, args).await,
         Command::Completions { shell } => {
             let mut command = Args::command();
             clap_complete::generate(shell, &mut command, "taskloom", &mut std::io::stdout());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use taskloom::{Error, JobError, StoreError};
 
-/// A job failed or was cancelled, or something is wrong in the store.
+/// A job failed or was cancelled, something is wrong in the store, or a promise was broken.
 pub(crate) const FAILED: u8 = 1;
 /// The command line or what it names is wrong (also clap's own code).
 pub(crate) const USAGE: u8 = 2;
@@ -16,8 +16,8 @@ pub(crate) const NOT_FOUND: u8 = 4;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// The codes, as every help page shows them.
-pub(crate) const HELP: &str = "Exit codes:\n  0    done\n  1    a job failed or was cancelled\n  \
-    2    wrong usage or bad input\n  3    the store can't be used\n  4    no such job\n  130  \
+pub(crate) const HELP: &str = "Exit codes:\n  0    done\n  1    a job failed or was cancelled, or a \
+    check found something wrong\n  2    wrong usage or bad input\n  3    the store can't be used\n  4    no such job\n  130  \
     stopped by Ctrl-C; what is left is durable";
 
 /// An error of what the user gave.

@@ -5,6 +5,8 @@ mod command;
 mod demo;
 mod exit;
 mod print;
+#[cfg(unix)]
+mod torture;
 
 use std::process::ExitCode;
 

@@ -1,125 +1,138 @@
-//! Processes that are killed with SIGKILL again and again: what was accepted is finished, and
-//! nothing runs twice but where an attempt was really cut.
-//!
-//! The processes are this program again, told by the environment to be [`child_entry`].
+//! `taskloom torture`: it holds, it can be seen to fail, and what was killed runs again soon.
 
-#[path = "torture/child.rs"]
-mod child;
-#[path = "torture/history.rs"]
-mod history;
+#[expect(dead_code, reason = "the tests of the other commands need more of it")]
+#[path = "support/cli.rs"]
+mod cli;
 #[path = "support/child.rs"]
 mod process;
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cli::{Answer, Cli, code_of};
 use process::Running;
-use taskloom::{JobId, TaskSystem};
+use serde_json::Value;
 
-/// How often a process is killed in the middle of its work.
-const N_ROUNDS: u64 = 20;
-/// The history of kills; another number is another history.
-const SEED: u64 = 20_260_101;
-/// How many jobs a process holds when the speed of their rescue is measured.
+/// How many jobs a process holds when the speed of their rescue is measured: one a slot.
 const N_HELD: usize = 50;
 
-/// A store and the log that its tasks write.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().expect("the system gives us a folder"))
-    }
-
-    fn log(&self) -> PathBuf {
-        self.0.path().join("attempts.log")
-    }
-
-    fn url(&self) -> String {
-        format!("sqlite://{}", self.0.path().join("jobs.db").display())
-    }
-
-    /// Starts this program again as a child that does as `role` says.
-    fn start(&self, role: &str, seed: u64) -> Running {
-        let mut command = Command::new(std::env::current_exe().expect("it runs"));
-        command.args(["--exact", "child_entry", "--nocapture"]);
-        command.env(child::ROLE, role).env(child::SEED, seed.to_string());
-        command.env(child::STORE, self.url()).env(child::LOG, self.log());
-        Running::start(&mut command)
-    }
+fn left(cli: &Cli) -> Vec<String> {
+    let entries = std::fs::read_dir(cli.folder()).expect("it is there");
+    entries.map(|it| it.expect("it reads").file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Not a test of its own: what the processes of the other tests are.
-#[test]
-fn child_entry() {
-    if std::env::var_os(child::ROLE).is_some() {
-        child::run();
-    }
-}
-
-fn accepted_in(line: &str) -> Option<JobId> {
-    line.strip_prefix(child::ACCEPTED)?.parse().ok()
-}
-
-/// Lets a process work and submit, kills it after `n_lines` accepted jobs, and gives those.
-fn round(place: &Place, seed: u64, n_lines: usize) -> Vec<JobId> {
-    let mut running = place.start(child::STORM, seed);
-    let mut accepted = Vec::new();
-    while accepted.len() < n_lines {
-        let line = running.out.next().expect("a storm goes on until it is killed");
-        accepted.extend(accepted_in(&line));
-    }
-    running.signal("KILL");
-    // What it said before it died counts as well.
-    accepted.extend(running.end().1.iter().filter_map(|it| accepted_in(it)));
-    accepted
+fn tortured(cli: &Cli, args: &[&str]) -> (Answer, Value) {
+    let answer = cli.run(&[&["torture", "--json"], args].concat());
+    let report = serde_json::from_str(&answer.out);
+    let report = report.unwrap_or_else(|error| panic!("{error}: {answer:?}"));
+    (answer, report)
 }
 
 #[test]
-fn what_was_accepted_survives_every_kill() {
-    let began = Instant::now();
-    let place = Place::new();
-    let mut rng = fastrand::Rng::with_seed(SEED);
-    let mut accepted = Vec::new();
-    for seed in 0..N_ROUNDS {
-        accepted.extend(round(&place, SEED + seed, rng.usize(20..2000)));
+fn nothing_is_lost_whatever_is_done() {
+    let cli = Cli::without_store();
+    let (answer, report) = tortured(&cli, &["--workers", "3", "--seconds", "20", "--seed", "3"]);
+    println!("{report:#}");
+    assert_eq!(answer.code, 0, "{report:#}");
+    let n = |key: &str| report[key].as_u64().unwrap_or_else(|| panic!("{key} of {report:#}"));
+    assert_eq!((n("lost"), n("unexplained"), n("seed"), n("workers")), (0, 0, 3, 3));
+    assert_eq!(
+        (&report["breaches"], &report["broken"]),
+        (&Value::from([0; 0]), &Value::from([0; 0]))
+    );
+    let n_ended = n("finished") + n("cancelled") + n("quarantined");
+    // What nobody was told of may have ended without a note.
+    assert!(
+        n("accepted") <= n_ended && n_ended <= n("accepted") + n("unacknowledged"),
+        "{report:#}"
+    );
+    // There was something to lose, and something was done.
+    assert!(500 < n("finished") && 0 < n("cancelled"), "{report:#}");
+    for fault in ["kill", "pause", "drain", "hold", "disk_full"] {
+        assert!(0 < report["faults"][fault].as_u64().unwrap_or(0), "no {fault}: {report:#}");
     }
-    let mut last = place.start(child::DRAIN, SEED);
-    last.out.with(child::DRAINED);
-    let (status, _, errors) = last.end();
-    assert!(status.success(), "seed {SEED}: {errors:?}");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    let history = runtime.block_on(async {
-        let system = TaskSystem::open(place.url()).connect().await.expect("the store opens");
-        history::read(&system, &accepted, &place.log()).await
-    });
-    println!("{N_ROUNDS} kills in {:.1?}, seed {SEED}\n{history}", began.elapsed());
-    assert_eq!(history.lost, Vec::<String>::new(), "seed {SEED}");
-    assert_eq!(history.unexplained, Vec::<String>::new(), "seed {SEED}");
-    let n_ended = history.n_succeeded + history.n_quarantined;
-    assert_eq!(n_ended, history.n_accepted, "seed {SEED}");
+    for cause in ["killed", "errored as told", "timed out as told"] {
+        assert!(0 < report["causes"][cause].as_u64().unwrap_or(0), "no {cause}: {report:#}");
+    }
+    assert!(report["crash_to_rerun"]["longest_ms"].as_u64() < Some(20_000), "{report:#}");
+    assert_eq!(left(&cli), Vec::<String>::new(), "all promises held, and nothing is kept");
+}
+
+#[track_caller]
+fn check_found_out(sabotage: &str, counted: &str, says: &str) {
+    let cli = Cli::without_store();
+    let args = ["--workers", "1", "--seconds", "1", "--seed", "7", "--sabotage", sabotage];
+    let (answer, report) = tortured(&cli, &args);
+    assert_eq!((answer.code, &report["seed"]), (1, &7.into()), "{report:#}");
+    let broken = report["broken"].as_array().expect("a list");
+    assert!(0 < report[counted].as_u64().expect("a number") && !broken.is_empty(), "{report:#}");
+    let is_told = |it: &&Value| it["what"].as_str().is_some_and(|it| it.contains(says));
+    let told = broken.iter().find(is_told).unwrap_or_else(|| panic!("no {says}: {report:#}"));
+    // The store is kept, and its job can be looked at.
+    let (store, id) = (report["store"].as_str().expect("a text"), told["job"].as_str());
+    let shown = cli.json(&["--store", store, "jobs", "show", id.expect("an id")]);
+    assert_eq!(shown["job"]["state"], "succeeded");
+}
+
+#[test]
+fn work_that_was_not_done_is_found_out() {
+    check_found_out("skip-end", "lost", "noted no end");
+}
+
+#[test]
+fn an_attempt_too_many_is_found_out() {
+    check_found_out("start-twice", "unexplained", "began 2 times under one lease");
+}
+
+#[test]
+fn a_store_of_others_is_left_alone() {
+    let cli = Cli::new();
+    cli.submit("http://127.0.0.1:1/", &[]);
+    let answer = cli.run(&["torture", "--seconds", "1"]);
+    assert_eq!(answer.code, 2, "{answer:?}");
+    assert!(answer.err.contains("a store of its own"), "{answer:?}");
+    for (store, says) in [("sqlite::memory:", "in memory"), ("mysql://host/jobs", "names no store")]
+    {
+        let answer = cli.run(&["torture", "--seconds", "1", "--store", store]);
+        assert!(answer.code == 2 && answer.err.contains(says), "{store}: {answer:?}");
+    }
+}
+
+#[test]
+fn an_interrupt_ends_it_early_and_everything_is_counted() {
+    let cli = Cli::without_store();
+    let mut running = cli.start(&["torture", "--workers", "1", "--minutes", "60"]);
+    running.err.with("torturing");
+    running.signal("INT");
+    let (status, out, errors) = running.end();
+    assert_eq!(code_of(status), 0, "{out:?} {errors:?}");
+    assert!(out.iter().any(|it| it.contains("all promises held")), "{out:?}");
+    assert_eq!(left(&cli), Vec::<String>::new());
+}
+
+/// A worker of the command, alone.
+fn worker(cli: &Cli, role: &str) -> Running {
+    cli.start(&["torture-worker", "--role", role, "--notes", "notes"])
 }
 
 /// A process that holds [`N_HELD`] jobs, each with an attempt under way.
-fn holder(place: &Place) -> Running {
-    let running = place.start(child::HOLD, SEED);
-    (0..N_HELD).for_each(|_| drop(running.out.with(child::STARTED)));
+fn holder(cli: &Cli) -> Running {
+    let running = worker(cli, "hold");
+    all_started(&running, Instant::now());
     running
 }
 
-/// Waits until every held job has begun again.
+/// Waits until every held job has begun.
 fn all_started(running: &Running, since: Instant) -> Duration {
-    (0..N_HELD).for_each(|_| drop(running.out.with(child::STARTED)));
+    (0..N_HELD).for_each(|_| drop(running.out.with("started ")));
     since.elapsed()
 }
 
 #[test]
 fn a_living_process_takes_over_within_five_seconds() {
-    let place = Place::new();
-    let mut holding = holder(&place);
-    let living = place.start(child::WORK, SEED);
-    living.out.with(child::READY);
+    let cli = Cli::new();
+    let mut holding = holder(&cli);
+    let living = worker(&cli, "work");
+    living.out.with("ready");
     let killed = Instant::now();
     holding.signal("KILL");
     holding.end();
@@ -130,13 +143,13 @@ fn a_living_process_takes_over_within_five_seconds() {
 
 #[test]
 fn a_restarted_process_takes_over_within_a_second() {
-    let place = Place::new();
-    let mut holding = holder(&place);
+    let cli = Cli::new();
+    let mut holding = holder(&cli);
     holding.signal("KILL");
     holding.end();
     let started = Instant::now();
-    let restarted = place.start(child::WORK, SEED);
-    restarted.out.with(child::STARTING);
+    let restarted = worker(&cli, "work");
+    restarted.out.with("starting");
     let since = Instant::now();
     let took = all_started(&restarted, since);
     println!(

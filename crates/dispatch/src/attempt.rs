@@ -43,6 +43,7 @@ impl Attempt {
         let ctx = CtxBuilder::new(claimed.id, Arc::clone(&claimed.task))
             .queue(Arc::clone(&claimed.queue))
             .attempt(claimed.attempt, claimed.max_attempts)
+            .fence(claimed.fence)
             .deadline(time.and_then(|it| Instant::now().checked_add(it)))
             .clock(Arc::clone(clock))
             .build();

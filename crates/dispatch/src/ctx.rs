@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use taskloom_model::{JobId, Time};
+use taskloom_model::{Fence, JobId, Time};
 use taskloom_store::Clock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -89,6 +89,7 @@ struct Inner {
     queue: Arc<str>,
     attempt: u32,
     max_attempts: u32,
+    fence: Fence,
     idempotency_key: OnceLock<String>,
     deadline: Option<Instant>,
     cancel: CancellationToken,
@@ -147,6 +148,13 @@ impl Ctx {
     #[must_use]
     pub fn max_attempts(&self) -> u32 {
         self.0.max_attempts
+    }
+
+    /// The number of the lease. It grows with each claim of the job, lost ones too: hand it to
+    /// systems that can refuse a write under a lower number than they have seen.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.0.fence
     }
 
     /// A text that is the same for every attempt of this job and for no other job: hand it to
@@ -273,6 +281,7 @@ impl CtxBuilder {
             queue: Arc::from("default"),
             attempt: 1,
             max_attempts: 1,
+            fence: Fence::default(),
             idempotency_key: OnceLock::new(),
             deadline: None,
             cancel: CancellationToken::new(),
@@ -294,6 +303,13 @@ impl CtxBuilder {
     pub fn attempt(mut self, attempt: u32, max_attempts: u32) -> Self {
         self.0.attempt = attempt;
         self.0.max_attempts = max_attempts;
+        self
+    }
+
+    /// The lease.
+    #[must_use]
+    pub fn fence(mut self, fence: Fence) -> Self {
+        self.0.fence = fence;
         self
     }
 

@@ -32,6 +32,7 @@ impl Heart {
                 return;
             }
         };
+        self.board.has_beaten();
         for (id, fence) in answer.cancel {
             self.board.cancel(id, fence, CancelReason::Requested);
         }

@@ -56,6 +56,9 @@ pub(crate) async fn rescue_loop(store: Arc<dyn Store>, board: Arc<Board>, stop: 
 
 /// Takes their jobs from dead nodes, once.
 pub(crate) async fn rescue(store: &dyn Store, board: &Board) {
+    if !board.may_judge() {
+        return;
+    }
     // A look costs no commit, and most nodes are alone.
     let is_alone = |nodes: Vec<NodeView>| nodes.iter().all(|it| it.id == board.node());
     if store.nodes().await.is_ok_and(is_alone) {
@@ -101,5 +104,80 @@ pub(crate) async fn prune_loop(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taskloom_model::{NodeId, Time};
+    use taskloom_store::sqlite::{SqliteOptions, SqliteStore};
+    use taskloom_store::{Beat, ManualClock, NewNode};
+
+    use super::*;
+    use crate::heartbeat::Heart;
+
+    /// Two nodes in one store, and the time of both.
+    struct World {
+        clock: Arc<ManualClock>,
+        store: Arc<SqliteStore>,
+        heart: Heart,
+        other: NodeId,
+    }
+
+    impl World {
+        async fn new() -> World {
+            let clock = Arc::new(ManualClock::at(Time::from_millis(1_700_000_000_000)));
+            let as_clock: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+            let store = SqliteStore::in_memory(SqliteOptions::default(), as_clock);
+            let store = Arc::new(store.expect("memory opens"));
+            let node = NewNode { name: "it".into(), pid: 1, tasks: vec![] };
+            let own = store.register(node.clone()).await.expect("it registers");
+            let other = store.register(node.clone()).await.expect("it registers");
+            let board = Arc::new(Board::new(own));
+            let heart = Heart { store: Arc::clone(&store) as Arc<dyn Store>, board, node };
+            World { clock, store, heart, other }
+        }
+
+        async fn pass(&self, time: Duration) {
+            self.clock.advance(time);
+            tokio::time::advance(time).await;
+        }
+
+        /// How many nodes there are after a rescue.
+        async fn rescued(&self) -> usize {
+            rescue(&*self.store, &self.heart.board).await;
+            self.store.nodes().await.expect("it reads").len()
+        }
+    }
+
+    const OUTAGE: Duration = Duration::from_secs(36);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_over_the_lease_makes_nobody_look_dead() {
+        let world = World::new().await;
+        world.pass(OUTAGE).await;
+        assert_eq!(world.rescued().await, 2, "it could not be heard itself");
+        world.heart.beat().await;
+        assert_eq!(world.rescued().await, 2, "the other had no time yet");
+        world.pass(SECOND).await;
+        world.heart.beat().await;
+        assert_eq!(world.rescued().await, 2, "the other had no time yet");
+        let signs = Vec::new();
+        world.store.heartbeat(Beat { node: world.other, signs }).await.expect("it is heard");
+        world.pass(3 * SECOND).await;
+        assert_eq!(world.rescued().await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_stays_silent_is_rescued_after_the_lease() {
+        let world = World::new().await;
+        for _ in 0..29 {
+            world.pass(SECOND).await;
+            world.heart.beat().await;
+            assert_eq!(world.rescued().await, 2);
+        }
+        world.pass(SECOND).await;
+        assert_eq!(world.rescued().await, 1);
     }
 }

@@ -8,6 +8,8 @@ mod batch;
 mod claim;
 mod codec;
 mod engine;
+#[cfg(feature = "torture")]
+mod hold;
 mod inbox;
 mod keys;
 mod moves;
@@ -21,6 +23,8 @@ mod tally;
 mod verify;
 mod writer;
 
+#[cfg(feature = "torture")]
+pub use hold::WriteHold;
 pub use nodes::LEASE;
 pub use open::{SqliteOptions, Synchronous};
 

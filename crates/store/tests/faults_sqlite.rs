@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use rusqlite::Connection;
 use taskloom_model::{JobId, StateName, Time};
-use taskloom_store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
+use taskloom_store::sqlite::{SqliteOptions, SqliteStore, Synchronous, WriteHold};
 use taskloom_store::{
     Demand, EventCursor, Filter, ManualClock, NewJob, NewNode, Page, Queues, Store, StoreError,
 };
@@ -152,12 +152,12 @@ async fn arguments_may_be_as_large_as_the_bound_and_no_larger() {
 async fn a_lock_held_too_long_is_told_and_the_store_goes_on_after_it() {
     let (_folder, path) = place();
     let store = open(&path);
-    let other = Connection::open(&path).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = WriteHold::take(&path).await.unwrap();
+    check_code(WriteHold::take(path.with_extension("none")).await, "store.cant_open");
     let answers = join_all((0..10).map(|_| submit_one(&store, job()))).await;
     answers.into_iter().for_each(|it| check_code(it, "store.locked"));
     assert_eq!(n_jobs(&store).await, 0, "readers go on, and nothing was accepted");
-    other.execute_batch("ROLLBACK").unwrap();
+    drop(held);
     let id = submit_one(&store, job()).await.unwrap();
     assert!(store.get(vec![id]).await.unwrap()[0].is_some());
     assert_eq!(n_jobs(&store).await, 1, "nothing of the refused calls is kept");

@@ -172,6 +172,22 @@ impl Builder {
         Ok(TaskSystem::new(store, None, self.drain_deadline))
     }
 
+    /// Takes the right to write to the store from everybody, until the value is dropped: for tests
+    /// and for `taskloom torture`.
+    ///
+    /// # Errors
+    /// [`Error::Address`] for a store in memory, which no other process writes to;
+    /// [`Error::Store`] when others write for too long or there is no such store.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still take it, and lets it go at once.
+    #[cfg(feature = "torture")]
+    pub async fn hold_writes(self) -> Result<taskloom_store::sqlite::WriteHold, Error> {
+        let in_memory = || Error::Address("a store in memory, where nothing is held up".into());
+        let path = address(&self.url, self.options)?.0.ok_or_else(in_memory)?;
+        Ok(taskloom_store::sqlite::WriteHold::take(path).await?)
+    }
+
     pub(crate) fn open_store(&self) -> Result<Arc<dyn Store>, Error> {
         let (path, options) = address(&self.url, self.options)?;
         let clock = Arc::clone(&self.clock);

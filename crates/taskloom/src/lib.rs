@@ -38,6 +38,8 @@ pub use taskloom_model::{
     Outcome, Priority, Refusal, RetryPolicy, StateName, Time, parse_duration,
 };
 pub use taskloom_store::sqlite::Synchronous;
+#[cfg(feature = "torture")]
+pub use taskloom_store::sqlite::WriteHold;
 pub use taskloom_store::{
     AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events, Filter,
     JobView, Listed, LogView, NodeView, Page, Store, StoreError, StoreInfo,

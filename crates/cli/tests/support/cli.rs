@@ -10,7 +10,11 @@ use tempfile::TempDir;
 use crate::process::Running;
 
 /// Where commands run, and the store they share.
-pub(crate) struct Cli(TempDir);
+pub(crate) struct Cli {
+    folder: TempDir,
+    /// What the environment says.
+    store: Option<&'static str>,
+}
 
 /// What a command said.
 #[derive(Debug)]
@@ -27,17 +31,24 @@ pub(crate) fn code_of(status: ExitStatus) -> i32 {
 
 impl Cli {
     pub(crate) fn new() -> Cli {
-        Cli(tempfile::tempdir().expect("the system gives us a folder"))
+        Cli { store: Some("sqlite://jobs.db"), ..Cli::without_store() }
+    }
+
+    /// As for somebody who has named no store.
+    pub(crate) fn without_store() -> Cli {
+        let folder = tempfile::tempdir().expect("the system gives us a folder");
+        Cli { folder, store: None }
     }
 
     pub(crate) fn folder(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_taskloom"));
         command.args(args).current_dir(self.folder());
-        command.env("TASKLOOM_STORE", "sqlite://jobs.db").env_remove("TASKLOOM_LOG");
+        command.env_remove("TASKLOOM_STORE").env_remove("TASKLOOM_LOG");
+        command.envs(self.store.map(|it| ("TASKLOOM_STORE", it)));
         command
     }
 

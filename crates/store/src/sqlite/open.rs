@@ -159,6 +159,16 @@ fn migrate(mut conn: Connection, path: &Path, now: Time) -> Result<Engine> {
     Engine::new(conn)
 }
 
+/// Opens a connection that may write to a file that is there already.
+#[cfg(feature = "torture")]
+pub(super) fn writer(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)
+        .map_err(|error| cant_open(path, &error.to_string()))?;
+    conn.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS))?;
+    Ok(conn)
+}
+
 /// Opens a connection that only reads.
 pub(super) fn reader(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -1,0 +1,226 @@
+//! What became of the jobs: the notes of the workers held against what the store says.
+//!
+//! # Invariants
+//! - An accepted job has ended: succeeded with the note of the attempt that the store counts,
+//!   quarantined after crashes, or cancelled because somebody asked.
+//! - Every attempt that began has a record of its own, and the record a cause in what was done.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Result;
+use serde::Serialize;
+use taskloom::{AttemptView, FailReason, Fence, JobId, JobView, StateName, Store};
+
+use super::fleet::Life;
+use super::logs::Log;
+use super::notes::{Noted, Trail};
+use super::work::{Args, Kind, NOT_NOTED, TOLD};
+
+/// How many jobs one read takes.
+const GET_MAX: usize = 500;
+/// A crash is counted this often before a job is given up.
+const CRASHES_MAX: u32 = 3;
+
+/// A promise that was broken.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Broken {
+    /// Which promise, and how.
+    pub(super) what: String,
+    /// By which job, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) job: Option<JobId>,
+}
+
+impl Broken {
+    pub(super) fn new(what: impl Into<String>) -> Broken {
+        Broken { what: what.into(), job: None }
+    }
+}
+
+/// What became of the jobs.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) n_accepted: u64,
+    pub(super) n_succeeded: u64,
+    pub(super) n_cancelled: u64,
+    /// Given up by the rule of three crashes.
+    pub(super) n_quarantined: u64,
+    /// Of these, how many never began: claimed ahead of a free slot, thrice.
+    pub(super) n_quarantined_unbegun: u64,
+    /// In the store although no submit of theirs was seen to return.
+    pub(super) n_unacknowledged: u64,
+    /// Jobs that began more than once.
+    pub(super) n_rerun: u64,
+    /// Why attempts were followed by another.
+    pub(super) causes: BTreeMap<&'static str, u64>,
+    /// From a kill to the next begin of what it cut, in milliseconds.
+    pub(super) rerun_ms: Vec<i64>,
+    pub(super) lost: Vec<Broken>,
+    pub(super) unexplained: Vec<Broken>,
+}
+
+/// What the processes did and suffered, by their number.
+#[derive(Debug)]
+pub(super) struct Processes<'a> {
+    pub(super) lives: &'a [Life],
+    pub(super) logs: &'a [Log],
+    /// A process that was stopped for this long may have been taken for dead.
+    pub(super) lease: std::time::Duration,
+}
+
+/// Looks at every job that the workers noted.
+pub(super) async fn read(
+    store: &dyn Store,
+    trails: &HashMap<JobId, Trail>,
+    processes: &Processes<'_>,
+) -> Result<History> {
+    let mut history = History::default();
+    let mut ids: Vec<JobId> = trails.keys().copied().collect();
+    ids.sort_unstable();
+    for part in ids.chunks(GET_MAX) {
+        let views = store.get(part.to_vec()).await?;
+        for (id, view) in part.iter().zip(views) {
+            let trail = &trails[id];
+            history.n_accepted += u64::from(trail.is_accepted);
+            history.end_of(*id, trail, view.as_ref());
+            if !is_simple(trail, view.as_ref()) {
+                let records = store.attempts(*id).await?;
+                history.attempts_of(*id, (trail, view.as_ref()), &records, processes);
+            }
+        }
+    }
+    let counts = store.counts().await?;
+    let n_durable: u64 = counts.iter().map(|it| it.n).sum();
+    history.n_unacknowledged = n_durable.saturating_sub(history.n_accepted);
+    Ok(history)
+}
+
+/// Whether it began once, and that is the attempt that the store counts.
+fn is_simple(trail: &Trail, view: Option<&JobView>) -> bool {
+    let Some(view) = view.filter(|it| it.state == StateName::Succeeded) else { return false };
+    let mut attempts = trail.attempts.iter();
+    let only = attempts.next().filter(|_| attempts.next().is_none());
+    only.is_some_and(|(fence, noted)| *fence == view.fence && noted.n_starts == 1)
+}
+
+fn kind_of(view: Option<&JobView>) -> Option<Kind> {
+    let args: Args = serde_json::from_str(view?.args.get()).ok()?;
+    Some(args.kind)
+}
+
+impl History {
+    /// Judges where a job is in the end.
+    fn end_of(&mut self, id: JobId, trail: &Trail, view: Option<&JobView>) {
+        let lost = match view {
+            None => Some("it is not in the store".to_owned()),
+            Some(view) => match (view.state, view.reason) {
+                (StateName::Succeeded, _) => {
+                    self.n_succeeded += 1;
+                    let counted = trail.attempts.get(&view.fence);
+                    (!counted.is_some_and(|it| it.has_ended))
+                        .then(|| "it succeeded by an attempt that noted no end".to_owned())
+                }
+                (StateName::Cancelled, _) => {
+                    self.n_cancelled += 1;
+                    let is_asked =
+                        trail.is_cancelled || kind_of(Some(view)) == Some(Kind::Depending);
+                    (!is_asked).then(|| "it was cancelled, and nobody had asked".to_owned())
+                }
+                (StateName::Failed, Some(FailReason::Quarantined)) => {
+                    self.n_quarantined += 1;
+                    self.n_quarantined_unbegun += u64::from(trail.attempts.is_empty());
+                    (view.crashes != CRASHES_MAX)
+                        .then(|| format!("it was quarantined after {} crashes", view.crashes))
+                }
+                (StateName::Failed, _) => Some(format!("it failed: {:?}", view.error)),
+                (state, _) => Some(format!("it is {state}, and nothing moves it")),
+            },
+        };
+        self.lost.extend(lost.map(|what| Broken { what, job: Some(id) }));
+    }
+
+    /// Finds the cause of every attempt that began and was not the last word.
+    fn attempts_of(
+        &mut self,
+        id: JobId,
+        (trail, view): (&Trail, Option<&JobView>),
+        records: &[AttemptView],
+        processes: &Processes<'_>,
+    ) {
+        let records: HashMap<Fence, &AttemptView> =
+            records.iter().map(|it| (it.fence, it)).collect();
+        let mut attempts = trail.attempts.iter().peekable();
+        self.n_rerun += u64::from(1 < attempts.len());
+        while let Some((fence, noted)) = attempts.next() {
+            let next = attempts.peek().map(|(_, next)| *next);
+            let record = records.get(fence).copied();
+            let found = cause(kind_of(view), (noted, record, next.is_some()), processes);
+            match found {
+                Ok(found) if next.is_some() => *self.causes.entry(found).or_default() += 1,
+                Ok(_) => {}
+                Err(what) => {
+                    let what = format!("attempt with fence {}: {what}", fence.0);
+                    self.unexplained.push(Broken { what, job: Some(id) });
+                }
+            }
+            let killed = processes.lives.get(noted.process as usize).and_then(|it| it.killed);
+            let lost = record.filter(|it| it.outcome == "lost");
+            if let (Some(next), Some(killed), Some(lost)) = (next, killed, lost)
+                && killed <= lost.ended.as_millis()
+            {
+                self.rerun_ms.push((next.began - killed).max(0));
+            }
+        }
+    }
+}
+
+/// Why an attempt ended as the store says; or what has no explanation.
+fn cause(
+    kind: Option<Kind>,
+    (noted, record, is_followed): (&Noted, Option<&AttemptView>, bool),
+    processes: &Processes<'_>,
+) -> Result<&'static str, String> {
+    if noted.n_starts != 1 {
+        return Err(format!("it began {} times under one lease", noted.n_starts));
+    }
+    let Some(record) = record else { return Err("it began, and the store knows none".into()) };
+    let code = record.error.as_ref().and_then(|it| it.code.as_deref());
+    let process = noted.process as usize;
+    let is_drained = processes.lives.get(process).is_some_and(|it| it.is_drained);
+    match record.outcome {
+        "errored" if code == Some(TOLD) && kind == Some(Kind::Erroring) => Ok("errored as told"),
+        "errored" if code == Some(NOT_NOTED) => Ok("could not write its note"),
+        "timed_out" if kind == Some(Kind::TimingOut) => Ok("timed out as told"),
+        "interrupted" if is_drained => Ok("drained"),
+        "succeeded" | "cancelled" if !is_followed => Ok("the last"),
+        "lost" => lost(process, record, processes),
+        outcome => Err(format!("it {outcome}, and nothing explains that ({:?})", record.error)),
+    }
+}
+
+/// Why the lease of an attempt was lost.
+fn lost(
+    process: usize,
+    record: &AttemptView,
+    processes: &Processes<'_>,
+) -> Result<&'static str, String> {
+    let (life, log) = processes
+        .lives
+        .get(process)
+        .zip(processes.logs.get(process))
+        .ok_or("no such process was started")?;
+    if life.killed.is_some_and(|it| it <= record.ended.as_millis()) {
+        return Ok("killed");
+    }
+    if processes.lease <= life.paused {
+        return Ok("paused");
+    }
+    if !log.store_errors.is_empty() {
+        return Ok("store error told");
+    }
+    // Told to drain before it could listen to that.
+    if life.end.is_some_and(|it| it.code().is_none()) && life.is_drained {
+        return Ok("killed");
+    }
+    Err("it was lost, and its process was neither killed nor paused for long".into())
+}
