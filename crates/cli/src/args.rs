@@ -13,8 +13,8 @@ pub(crate) const STORE_DEFAULT: &str = "sqlite://taskloom.db";
 #[derive(Debug, Parser)]
 #[command(name = "taskloom", version, after_help = crate::exit::HELP, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Where the jobs are kept: sqlite://FILE (`?synchronous=normal` trades durability for speed)
-    /// [default: sqlite://taskloom.db]
+    /// Where the jobs are kept: sqlite://FILE (`?synchronous=normal` trades durability for speed),
+    /// or postgres://USER@HOST/DATABASE [default: sqlite://taskloom.db]
     #[arg(long, global = true, env = "TASKLOOM_STORE")]
     pub(crate) store: Option<String>,
 

@@ -42,7 +42,7 @@ const ABSENCES: &[(&str, &[&str])] = &[
     ("rusqlite", &["taskloom-store", "taskloom-benches"]),
     ("reqwest", &["taskloom-tasks", "taskloom-cli", "taskloom-cookbook", "taskloom-worked"]),
     ("axum", &["taskloom-cli", "taskloom-cookbook", "taskloom-worked"]),
-    ("tokio-postgres", &["taskloom-cookbook"]),
+    ("tokio-postgres", &["taskloom-store", "taskloom-benches", "taskloom-cookbook"]),
     ("deadpool-postgres", &["taskloom-cookbook"]),
     ("redis", &["taskloom-cookbook"]),
     ("tokio-tungstenite", &["taskloom-cookbook"]),

@@ -13,9 +13,13 @@ mod draw;
 mod nodes;
 mod play;
 mod reads;
+#[cfg(all(unix, feature = "postgres"))]
+mod server;
 mod world;
 
 pub use directed::{long_chain, many_deadlines};
+#[cfg(all(unix, feature = "postgres"))]
+pub use server::{Durability, PrivateServer};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,7 +83,9 @@ pub enum StoreError {
         why: String,
     },
     /// The address of the store is not understood.
-    #[error("`{url}` names no store; use sqlite://FILE or sqlite::memory:")]
+    #[error(
+        "`{url}` names no store; use sqlite://FILE, sqlite::memory: or postgres://USER@HOST/DATABASE"
+    )]
     Url {
         /// What was given.
         url: String,
@@ -121,6 +123,36 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+    /// A name has a character that the database keeps in no text.
+    #[error("{what} contains a NUL character; leave it out")]
+    Nul {
+        /// Which one.
+        what: &'static str,
+    },
+    /// The server can't be reached, or the connection was cut in the middle of a transaction.
+    #[error("the database server can't be reached: {why}")]
+    Unreachable {
+        /// What the system or the server says.
+        why: String,
+    },
+    /// The server has no room for another connection.
+    #[error("the database server takes no more connections: {why}")]
+    TooManyConnections {
+        /// What the server says.
+        why: String,
+    },
+    /// The server does not let this program in, or not do what it must.
+    #[error("the database server refuses: {why}")]
+    Denied {
+        /// What the server says.
+        why: String,
+    },
+    /// Other transactions came in between again and again.
+    #[error("other transactions came in between too often: {why}")]
+    Contended {
+        /// What the server says.
+        why: String,
+    },
     /// Anything else the database says.
     #[error("the database says: {0}")]
     Database(String),
@@ -147,13 +179,18 @@ impl StoreError {
             StoreError::ReadOnly => "store.read_only",
             StoreError::ReadTimeout { .. } => "store.read_timeout",
             StoreError::Closed => "store.closed",
+            StoreError::Nul { .. } => "store.nul",
+            StoreError::Unreachable { .. } => "store.unreachable",
+            StoreError::TooManyConnections { .. } => "store.too_many_connections",
+            StoreError::Denied { .. } => "store.denied",
+            StoreError::Contended { .. } => "store.contended",
             StoreError::Database(_) => "store.database",
         }
     }
 
     /// Whether the error came from the database in the middle of a transaction, which must then be
     /// taken back, and not from a refusal before the first row.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn is_fatal(&self) -> bool {
         matches!(
             self,
@@ -161,6 +198,11 @@ impl StoreError {
                 | StoreError::Corrupt { .. }
                 | StoreError::Locked { .. }
                 | StoreError::ReadOnly
+                | StoreError::ReadTimeout { .. }
+                | StoreError::Unreachable { .. }
+                | StoreError::TooManyConnections { .. }
+                | StoreError::Denied { .. }
+                | StoreError::Contended { .. }
                 | StoreError::Database(_)
         )
     }
@@ -174,6 +216,9 @@ impl StoreError {
                 | StoreError::Locked { .. }
                 | StoreError::ReadOnly
                 | StoreError::ReadTimeout { .. }
+                | StoreError::Unreachable { .. }
+                | StoreError::TooManyConnections { .. }
+                | StoreError::Contended { .. }
                 | StoreError::Database(_)
         )
     }

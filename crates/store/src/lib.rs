@@ -8,12 +8,24 @@
 //! - [`taskloom_model::apply`] decides every move of a job; backends only keep what it says.
 //! - Nothing is told, by return value or by notice, before it is committed.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod check;
 mod clock;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod codec;
 mod error;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod inbox;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod keys;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod tells;
 mod types;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

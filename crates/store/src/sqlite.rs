@@ -6,18 +6,16 @@
 
 mod batch;
 mod claim;
-mod codec;
 mod engine;
 #[cfg(feature = "torture")]
 mod hold;
-mod inbox;
-mod keys;
 mod moves;
 mod nodes;
 mod open;
 mod prune;
 mod read;
 mod rows;
+mod says;
 mod submit;
 mod tally;
 mod verify;
@@ -133,7 +131,7 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn submit(&self, jobs: Vec<NewJob>) -> Verb<'_, Vec<Accepted>> {
         Box::pin(async move {
-            submit::check(&jobs, self.options.payload_max)?;
+            crate::check::check(&jobs, self.options.payload_max)?;
             // The jobs come back, so that the writer does not spend its time on freeing them.
             let submit = move |engine: &mut Engine| Ok((engine.submit(&jobs)?, jobs));
             self.writer.call(submit).await.map(|(accepted, _)| accepted)
@@ -252,7 +250,7 @@ impl Store for SqliteStore {
     }
 
     fn notices(&self) -> Notices {
-        self.writer.notices()
+        self.writer.tells().notices()
     }
 
     fn info(&self) -> StoreInfo {

@@ -189,6 +189,14 @@ impl Builder {
     }
 
     pub(crate) fn open_store(&self) -> Result<Arc<dyn Store>, Error> {
+        #[cfg(feature = "postgres")]
+        if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
+            use taskloom_store::postgres::{PostgresOptions, PostgresStore};
+            let payload_max = self.options.payload_max;
+            // All nodes go by the server's time.
+            let options = PostgresOptions { payload_max, clock: None };
+            return Ok(Arc::new(PostgresStore::open(&self.url, options)?));
+        }
         let (path, options) = address(&self.url, self.options)?;
         let clock = Arc::clone(&self.clock);
         Ok(match path {

@@ -45,7 +45,8 @@ struct Inner {
 }
 
 impl TaskSystem {
-    /// Says which store to use: `sqlite://FILE`, `sqlite::memory:`, or the path of a file. Nothing
+    /// Says which store to use: `sqlite://FILE`, `sqlite::memory:`, the path of a file, or,
+    /// with the feature `postgres`, `postgres://USER@HOST/DATABASE`. Nothing
     /// is opened before [`Builder::start`] or [`Builder::connect`].
     ///
     /// `?synchronous=normal` behind the file trades the last commits before a power cut for speed.

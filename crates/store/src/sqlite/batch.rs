@@ -7,26 +7,8 @@ use taskloom_model::{Command, Effect, EventKind, Job, NodeId, Outcome, State, St
 
 use super::engine::{Engine, Leased, Result};
 use super::moves::Moved;
-use super::rows::Policy;
+use crate::codec::Policy;
 use crate::{Accepted, Finish, NewJob};
-
-/// Whether a new job has nothing that needs a row of its own.
-pub(super) fn is_plain(new: &NewJob) -> bool {
-    new.unique.is_none()
-        && new.key.is_none()
-        && new.after.is_empty()
-        && new.delay.is_none()
-        && new.rules.run_at.is_none()
-        && new.rules.deadline.is_none()
-}
-
-pub(super) fn policy_of(new: &NewJob) -> Policy {
-    Policy {
-        retry: new.rules.retry,
-        timeout_ms: new.timeout.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
-        on_dependency_failure: new.rules.on_dependency_failure,
-    }
-}
 
 impl Engine {
     /// Accepts jobs that are all plain: they are ready at once.
@@ -40,7 +22,7 @@ impl Engine {
                 (Some(_), Some(&(lane, _))) => lane,
                 _ => self.lane_id(&job.queue, &job.task)?,
             };
-            places.push((lane, self.policy_id(&policy_of(job))?));
+            places.push((lane, self.policy_id(&Policy::of(job))?));
             last = Some(job);
         }
         let created = self.now;

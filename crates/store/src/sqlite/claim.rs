@@ -10,7 +10,8 @@ use rusqlite::params;
 use taskloom_model::{Command, Job, Life, NodeId, State, StateName, Time, apply};
 
 use super::engine::{Engine, Leased, Result};
-use super::rows::{Extra, Loaded};
+use super::rows::Loaded;
+use crate::codec::Extra;
 use crate::{Claimed, Demand, StoreError};
 
 /// How many rows a merge over several lanes reads from one of them at a time.
@@ -209,7 +210,7 @@ impl Engine {
         let Body { created, policy, args, extra } = body;
         let extra = extra.transpose()?.unwrap_or_default();
         let policy = self.policy(policy)?;
-        let job = Job { state: State::Ready, rules: Engine::rules(policy, &extra), life };
+        let job = Job { state: State::Ready, rules: policy.rules(&extra), life };
         let Ok((leased, _)) = apply(self.now, &job, Command::Claim { node }) else {
             // Put it back where it stood, so that the move to `failed` is like any other.
             self.enter(key, (lane, rank), &job)?;

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use taskloom_model::{Fence, JobId, Life, Rules, Time};
 
-use super::keys::KeyMap;
-use super::rows::{Extra, Policy};
-use super::tally::{Tally, Told};
+use super::tally::Tally;
 use crate::StoreError;
+use crate::codec::Policy;
+use crate::keys::KeyMap;
+use crate::tells::Told;
 
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
@@ -249,15 +250,6 @@ impl Engine {
         }
         self.policies.insert(key, policy);
         Ok(policy)
-    }
-
-    pub(super) fn rules(policy: Policy, extra: &Extra) -> Rules {
-        Rules {
-            retry: policy.retry,
-            on_dependency_failure: policy.on_dependency_failure,
-            run_at: extra.run_at,
-            deadline: extra.deadline,
-        }
     }
 
     /// The fence of a lease, for `(job, fence)` pairs given by callers.

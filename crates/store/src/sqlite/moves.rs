@@ -6,9 +6,9 @@ use taskloom_model::{
     Time, apply,
 };
 
-use super::codec::outcome_code;
 use super::engine::{Engine, Leased, Result};
-use super::rows::{Extra, LastAttempt, Loaded};
+use super::rows::{LastAttempt, Loaded};
+use crate::codec::{Extra, outcome_code};
 use crate::{AttemptError, Changed, Finish, NewLog, PROMOTE_MAX, Promoted};
 
 /// What an attempt left behind, beside its outcome.

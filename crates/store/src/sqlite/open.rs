@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use taskloom_model::Time;
 
-use super::codec::BUSY_TIMEOUT_SECS;
 use super::engine::{Engine, Result};
 use super::read::READ_MAX_SECS;
+use super::says::BUSY_TIMEOUT_SECS;
 use crate::{PAYLOAD_MAX, StoreError};
 
 /// How durable a commit is.

@@ -7,9 +7,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::value::RawValue;
 use taskloom_model::{Fence, JobId, NodeId, Priority, State, StateName, Time};
 
-use super::codec::{outcome_word, state_name, unpack};
 use super::engine::Result;
-use super::rows::{Extra, Policy, parse, read_policy, standing};
+use super::rows::{read_policy, standing};
+use crate::codec::{Extra, Policy, outcome_word, parse, state_name, unpack};
 use crate::{
     AttemptView, Count, Event, EventCursor, Events, Filter, JobView, Listed, LogView, NodeView,
     Page, StoreError,

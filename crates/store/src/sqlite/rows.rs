@@ -1,64 +1,11 @@
 //! The rows of a job, read and written: one place for each state, and what all states share.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::{Deserialize, Serialize};
-use taskloom_model::{
-    DependencyPolicy, Fence, Job, JobId, Life, NodeId, RetryPolicy, Rules, State, Time,
-};
+use taskloom_model::{Fence, Job, JobId, Life, NodeId, Rules, State, Time};
 
-use super::codec::{ended_code, ended_state};
 use super::engine::{Engine, Result};
 use crate::StoreError;
-
-/// What many jobs agreed on in the same words.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Policy {
-    pub(super) retry: RetryPolicy,
-    pub(super) timeout_ms: Option<u64>,
-    pub(super) on_dependency_failure: DependencyPolicy,
-}
-
-impl Policy {
-    pub(super) fn to_json(self) -> String {
-        serde_json::to_string(&self).expect("a policy is plain data")
-    }
-
-    pub(super) fn timeout(self) -> Option<Duration> {
-        self.timeout_ms.map(Duration::from_millis)
-    }
-}
-
-/// What few jobs have; NULL in the file when all of it is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Extra {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) run_at: Option<Time>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) deadline: Option<Time>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) key: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) unique: Option<String>,
-}
-
-impl Extra {
-    pub(super) fn to_json(&self) -> Option<String> {
-        if *self == Extra::default() {
-            return None;
-        }
-        Some(serde_json::to_string(self).expect("an extra is plain data"))
-    }
-
-    pub(super) fn from_json(text: Option<&str>) -> Result<Extra> {
-        text.map_or(Ok(Extra::default()), parse)
-    }
-}
-
-pub(super) fn parse<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| StoreError::Corrupt { why: error.to_string() })
-}
+use crate::codec::{Extra, Policy, ended_code, ended_state, parse};
 
 pub(super) fn read_policy(conn: &Connection, id: i64) -> Result<Policy> {
     let body: String = conn
@@ -176,7 +123,7 @@ impl Engine {
             .optional()?;
         let Some((created, lane, rank, policy, extra)) = row else { return Ok(None) };
         let extra = Extra::from_json(extra.as_deref())?;
-        let rules: Rules = Engine::rules(self.policy(policy)?, &extra);
+        let rules: Rules = self.policy(policy)?.rules(&extra);
         let Some((state, life, started)) = standing(&self.conn, key, (lane, rank))? else {
             return Err(StoreError::Corrupt { why: format!("job {key} stands nowhere") });
         };

@@ -1,12 +1,11 @@
 //! Accepting jobs.
 
 use rusqlite::{OptionalExtension, params};
-use serde::de::IgnoredAny;
 use taskloom_model::{Command, Job, State, StateName, Time};
 
-use super::batch::{is_plain, policy_of};
 use super::engine::{Engine, Result};
-use super::rows::{Extra, Loaded};
+use super::rows::Loaded;
+use crate::codec::{Extra, Policy, is_plain};
 use crate::{Accepted, NewJob, StoreError};
 
 impl Engine {
@@ -35,7 +34,7 @@ impl Engine {
         }
         let lane = self.lane_id(&new.queue, &new.task)?;
         let rank = 9 - i64::from(new.priority.level());
-        let policy = self.policy_id(&policy_of(new))?;
+        let policy = self.policy_id(&Policy::of(new))?;
         let extra = Extra {
             run_at: rules.run_at,
             deadline: rules.deadline,
@@ -117,42 +116,3 @@ impl Engine {
         Ok(())
     }
 }
-
-/// Refuses what no store accepts, before it costs the writer anything.
-pub(super) fn check(jobs: &[NewJob], payload_max: usize) -> Result<()> {
-    for job in jobs {
-        let bytes = job.args.len();
-        if payload_max < bytes {
-            return Err(StoreError::TooLarge { what: "the arguments", bytes, max: payload_max });
-        }
-        for (what, text) in [
-            ("the task's name", Some(&*job.task)),
-            ("the queue's name", Some(&*job.queue)),
-            ("the key", job.key.as_deref()),
-            ("the unique text", job.unique.as_deref()),
-        ] {
-            if text == Some("") {
-                return Err(StoreError::Empty { what });
-            }
-            let bytes = text.map_or(0, str::len);
-            if NAME_MAX < bytes {
-                return Err(StoreError::TooLarge { what, bytes, max: NAME_MAX });
-            }
-        }
-        if AFTER_MAX < job.after.len() {
-            let (what, bytes) = ("the list of dependencies", job.after.len());
-            return Err(StoreError::TooLarge { what, bytes, max: AFTER_MAX });
-        }
-        job.rules.retry.check().map_err(StoreError::Policy)?;
-        serde_json::from_str::<IgnoredAny>(&job.args).map_err(|error| StoreError::Args {
-            task: job.task.to_string(),
-            why: error.to_string(),
-        })?;
-    }
-    Ok(())
-}
-
-/// The longest name, key or unique text, in bytes.
-const NAME_MAX: usize = 255;
-/// The most jobs one job may depend on.
-const AFTER_MAX: usize = 10_000;

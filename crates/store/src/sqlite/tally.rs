@@ -3,19 +3,9 @@
 use rusqlite::{Connection, params};
 use taskloom_model::{EventKind, StateName, Time};
 
-use super::codec::{PackedEvent, pack, state_code};
 use super::engine::Result;
-
-/// What a committed transaction has to tell.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Told {
-    /// Jobs became ready.
-    pub(super) ready: bool,
-    /// A job waits for a time.
-    pub(super) due: bool,
-    /// Jobs moved.
-    pub(super) changed: bool,
-}
+use crate::codec::{PackedEvent, pack, state_code};
+use crate::tells::Told;
 
 const N_STATES: usize = StateName::ALL.len();
 
@@ -53,7 +43,7 @@ impl Tally {
 
     /// Sets a number as the file has it.
     pub(super) fn set(&mut self, lane: i64, code: i64, n: i64) {
-        let state = super::codec::state_name(code);
+        let state = crate::codec::state_name(code);
         self.add(lane, state, n);
     }
 

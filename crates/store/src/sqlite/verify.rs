@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 use taskloom_model::{JobId, StateName, Time};
 
-use super::codec::{state_code, unpack};
 use super::engine::Result;
+use crate::codec::{state_code, unpack};
 use crate::{Breach, StoreError};
 
 /// How many jobs of a breach are named.

@@ -7,16 +7,16 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::engine::{Engine, Result};
-use super::inbox::{Arrived, Inbox};
-use super::tally::Told;
-use crate::{Clock, Notices, StoreError};
+use crate::inbox::{Arrived, Inbox};
+use crate::tells::{Tells, Told};
+use crate::{Clock, StoreError};
 
 /// How many calls may wait for the writer; more callers wait for room.
 const CALLS_MAX: usize = 8_192;
@@ -68,38 +68,6 @@ impl std::fmt::Debug for Way {
     }
 }
 
-/// What the writer tells the rest of the process, after the commit.
-#[derive(Debug)]
-pub(super) struct Tells {
-    ready: watch::Sender<u64>,
-    due: watch::Sender<u64>,
-    changed: watch::Sender<u64>,
-    pub(super) n_commits: AtomicU64,
-}
-
-impl Tells {
-    fn new() -> Arc<Tells> {
-        Arc::new(Tells {
-            ready: watch::Sender::new(0),
-            due: watch::Sender::new(0),
-            changed: watch::Sender::new(0),
-            n_commits: AtomicU64::new(0),
-        })
-    }
-
-    fn tell(&self, told: Told) {
-        if told.ready {
-            self.ready.send_modify(|version| *version += 1);
-        }
-        if told.due {
-            self.due.send_modify(|version| *version += 1);
-        }
-        if told.ready || told.changed {
-            self.changed.send_modify(|version| *version += 1);
-        }
-    }
-}
-
 impl Writer {
     pub(super) fn inline(engine: Engine, clock: Arc<dyn Clock>) -> Writer {
         Writer {
@@ -123,14 +91,6 @@ impl Writer {
 
     pub(super) fn tells(&self) -> &Tells {
         &self.tells
-    }
-
-    pub(super) fn notices(&self) -> Notices {
-        Notices {
-            ready: self.tells.ready.subscribe(),
-            due: self.tells.due.subscribe(),
-            changed: self.tells.changed.subscribe(),
-        }
     }
 
     /// Has `work` done inside a transaction, and returns once it is durable.

@@ -1,5 +1,5 @@
-//! Where calls wait for the writer: a queue whose one reader sleeps without spinning, so that an
-//! idle store costs next to nothing. Its bound is kept by its senders, by permits.
+//! Where calls wait for the thread that does them: a queue whose readers sleep without spinning, so
+//! that an idle store costs next to nothing. Its bound is kept by its senders, by permits.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 #[derive(Debug)]
-pub(super) struct Inbox<T> {
+pub(crate) struct Inbox<T> {
     queue: Mutex<Queue<T>>,
     arrived: Condvar,
 }
@@ -20,7 +20,7 @@ struct Queue<T> {
 
 /// What a wait has brought.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Arrived {
+pub(crate) enum Arrived {
     /// Items were taken.
     Some,
     /// Nothing came in time.
@@ -30,13 +30,13 @@ pub(super) enum Arrived {
 }
 
 impl<T> Inbox<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let queue = Queue { items: VecDeque::new(), is_closed: false };
         Inbox { queue: Mutex::new(queue), arrived: Condvar::new() }
     }
 
     /// Puts an item in. Gives it back once the inbox is closed.
-    pub(super) fn put(&self, item: T) -> Result<(), T> {
+    pub(crate) fn put(&self, item: T) -> Result<(), T> {
         let mut queue = self.queue.lock();
         if queue.is_closed {
             return Err(item);
@@ -47,13 +47,13 @@ impl<T> Inbox<T> {
     }
 
     /// Takes nothing more in. What is in it is still taken out.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.queue.lock().is_closed = true;
-        self.arrived.notify_one();
+        self.arrived.notify_all();
     }
 
     /// Moves at most `n_max` items to `taken`, waiting up to `patience` for the first.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         n_max: usize,
         patience: Duration,
@@ -78,7 +78,7 @@ impl<T> Inbox<T> {
     }
 
     /// Moves at most `n_max` items to `taken`, without waiting.
-    pub(super) fn take_now(&self, n_max: usize, taken: &mut impl Extend<T>) {
+    pub(crate) fn take_now(&self, n_max: usize, taken: &mut impl Extend<T>) {
         let mut queue = self.queue.lock();
         let n = queue.items.len().min(n_max);
         taken.extend(queue.items.drain(..n));

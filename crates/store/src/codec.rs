@@ -1,22 +1,25 @@
-//! How states, outcomes, events and errors are written in the file.
+//! How states, outcomes, events and what was agreed are written, the same in every backend.
 
-use rusqlite::ErrorCode;
-use taskloom_model::{EventKind, FailReason, Outcome, State, StateName};
+use std::time::Duration;
 
-use crate::StoreError;
+use serde::{Deserialize, Serialize};
+use taskloom_model::{
+    DependencyPolicy, EventKind, FailReason, Outcome, RetryPolicy, Rules, State, StateName, Time,
+};
 
-/// How long a writer waits for another process before it gives up.
-pub(super) const BUSY_TIMEOUT_SECS: u64 = 5;
+use crate::{NewJob, StoreError};
 
-pub(super) const OUTCOME_LOST: i64 = 6;
+type Result<T> = std::result::Result<T, StoreError>;
+
+pub(crate) const OUTCOME_LOST: i64 = 6;
 
 /// The code of a state in `counts` and `ended`. A failed one carries its reason in tens.
-pub(super) fn state_code(state: StateName) -> i64 {
+pub(crate) fn state_code(state: StateName) -> i64 {
     let place = StateName::ALL.iter().position(|&it| it == state).unwrap_or(0);
     i64::try_from(place).unwrap_or(0)
 }
 
-pub(super) fn state_name(code: i64) -> StateName {
+pub(crate) fn state_name(code: i64) -> StateName {
     let place = usize::try_from(code % 10).unwrap_or(0);
     StateName::ALL.get(place).copied().unwrap_or(StateName::Failed)
 }
@@ -25,7 +28,7 @@ const REASONS: [FailReason; 4] =
     [FailReason::Exhausted, FailReason::Permanent, FailReason::Deadline, FailReason::Quarantined];
 
 /// The code of an ended state with its reason.
-pub(super) fn ended_code(state: &State) -> i64 {
+pub(crate) fn ended_code(state: &State) -> i64 {
     let base = state_code(state.name());
     let State::Failed { reason } = state else { return base };
     let place = REASONS.iter().position(|it| it == reason).unwrap_or(0);
@@ -33,7 +36,7 @@ pub(super) fn ended_code(state: &State) -> i64 {
 }
 
 /// The state of a row of `ended`.
-pub(super) fn ended_state(code: i64) -> State {
+pub(crate) fn ended_state(code: i64) -> State {
     match state_name(code) {
         StateName::Succeeded => State::Succeeded,
         StateName::Cancelled => State::Cancelled,
@@ -48,28 +51,28 @@ pub(super) fn ended_state(code: i64) -> State {
 const OUTCOMES: [&str; 7] =
     ["succeeded", "errored", "timed_out", "snoozed", "interrupted", "cancelled", "lost"];
 
-pub(super) fn outcome_code(outcome: Option<Outcome>) -> i64 {
+pub(crate) fn outcome_code(outcome: Option<Outcome>) -> i64 {
     let Some(outcome) = outcome else { return OUTCOME_LOST };
     let place = OUTCOMES.iter().position(|&it| it == outcome.as_str()).unwrap_or(0);
     i64::try_from(place).unwrap_or(0)
 }
 
-pub(super) fn outcome_word(code: i64) -> &'static str {
+pub(crate) fn outcome_word(code: i64) -> &'static str {
     usize::try_from(code).ok().and_then(|it| OUTCOMES.get(it)).copied().unwrap_or("lost")
 }
 
 /// One event as it is packed: the time and the offset are the row's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PackedEvent {
-    pub(super) kind: EventKind,
-    pub(super) job: u64,
-    pub(super) created: u64,
-    pub(super) lane: u64,
-    pub(super) attempt: u64,
+pub(crate) struct PackedEvent {
+    pub(crate) kind: EventKind,
+    pub(crate) job: u64,
+    pub(crate) created: u64,
+    pub(crate) lane: u64,
+    pub(crate) attempt: u64,
 }
 
 /// Packs an event: its kind in one byte, then four LEB128 numbers.
-pub(super) fn pack(event: PackedEvent, body: &mut Vec<u8>) {
+pub(crate) fn pack(event: PackedEvent, body: &mut Vec<u8>) {
     let place = EventKind::ALL.iter().position(|&it| it == event.kind).unwrap_or(0);
     body.push(u8::try_from(place).unwrap_or(0));
     // Gathered in place: one growth of `body` an event.
@@ -90,7 +93,7 @@ pub(super) fn pack(event: PackedEvent, body: &mut Vec<u8>) {
 const NUMBER_BYTES_MAX: usize = 10;
 
 /// Takes the first event off `body`; `None` at its end, or when it is damaged.
-pub(super) fn unpack(body: &mut &[u8]) -> Option<PackedEvent> {
+pub(crate) fn unpack(body: &mut &[u8]) -> Option<PackedEvent> {
     let (&place, rest) = body.split_first()?;
     *body = rest;
     let kind = *EventKind::ALL.get(usize::from(place))?;
@@ -112,24 +115,80 @@ fn unpack_number(body: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Says what an error of SQLite means for the caller.
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => StoreError::DiskFull,
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                StoreError::Corrupt { why: error.to_string() }
-            }
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                StoreError::Locked { waited_secs: BUSY_TIMEOUT_SECS }
-            }
-            Some(ErrorCode::ReadOnly) => StoreError::ReadOnly,
-            Some(ErrorCode::OperationInterrupted) => {
-                StoreError::ReadTimeout { max_secs: super::read::READ_MAX_SECS }
-            }
-            _ => StoreError::Database(error.to_string()),
+/// What many jobs agreed on in the same words.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Policy {
+    pub(crate) retry: RetryPolicy,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) on_dependency_failure: DependencyPolicy,
+}
+
+impl Policy {
+    pub(crate) fn to_json(self) -> String {
+        serde_json::to_string(&self).expect("a policy is plain data")
+    }
+
+    pub(crate) fn of(new: &NewJob) -> Policy {
+        Policy {
+            retry: new.rules.retry,
+            timeout_ms: new.timeout.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
+            on_dependency_failure: new.rules.on_dependency_failure,
         }
     }
+
+    /// The rules of a job that agreed on this, with what only few jobs have.
+    pub(crate) fn rules(self, extra: &Extra) -> Rules {
+        Rules {
+            retry: self.retry,
+            on_dependency_failure: self.on_dependency_failure,
+            run_at: extra.run_at,
+            deadline: extra.deadline,
+        }
+    }
+
+    pub(crate) fn timeout(self) -> Option<Duration> {
+        self.timeout_ms.map(Duration::from_millis)
+    }
+}
+
+/// What few jobs have; NULL in the file when all of it is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Extra {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) run_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deadline: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unique: Option<String>,
+}
+
+impl Extra {
+    pub(crate) fn to_json(&self) -> Option<String> {
+        if *self == Extra::default() {
+            return None;
+        }
+        Some(serde_json::to_string(self).expect("an extra is plain data"))
+    }
+
+    pub(crate) fn from_json(text: Option<&str>) -> Result<Extra> {
+        text.map_or(Ok(Extra::default()), parse)
+    }
+}
+
+pub(crate) fn parse<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| StoreError::Corrupt { why: error.to_string() })
+}
+
+/// Whether a new job has nothing that needs a row of its own.
+pub(crate) fn is_plain(new: &NewJob) -> bool {
+    new.unique.is_none()
+        && new.key.is_none()
+        && new.after.is_empty()
+        && new.delay.is_none()
+        && new.rules.run_at.is_none()
+        && new.rules.deadline.is_none()
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A map by the key of a row.
-pub(super) type KeyMap<V> = std::collections::HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
+pub(crate) type KeyMap<V> = std::collections::HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
 
 /// Fibonacci hashing (D. Knuth, The Art of Computer Programming, volume 3, section 6.4).
 #[derive(Debug, Default)]
-pub(super) struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {

@@ -1,0 +1,161 @@
+//! A PostgreSQL server of a test's own: made in a temporary folder, reached by a Unix socket only,
+//! gone with the value, and with the process however that ends.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Whether commits reach the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// As a server is shipped.
+    Default,
+    /// No fsync at all: for tests, which lose nothing with a power cut.
+    None,
+}
+
+/// A server that runs as long as this value.
+#[derive(Debug)]
+pub struct PrivateServer {
+    folder: PathBuf,
+    programs: PathBuf,
+    /// A shell that stops the server and removes the folder when its input ends.
+    keeper: Child,
+    n_databases: AtomicU32,
+}
+
+const START_MAX: Duration = Duration::from_secs(60);
+
+impl PrivateServer {
+    /// Makes and starts a server in a folder under `parent`.
+    ///
+    /// # Errors
+    /// What is missing and how to install it, or what the server says.
+    pub fn start(parent: &Path, durability: Durability) -> Result<PrivateServer, String> {
+        let programs = programs()?;
+        let folder =
+            parent.join(format!("tkl-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]));
+        std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        let (at, bin) = (folder.display(), programs.display());
+        // The server refuses to run as root.
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
+        let (give, user) = match is_root {
+            true => (format!("chown postgres {at} && "), "runuser -u postgres -- "),
+            false => (String::new(), ""),
+        };
+        let mut settings = String::new();
+        for (name, value) in settings_of(durability) {
+            write!(settings, " -c {name}={value}").map_err(|error| error.to_string())?;
+        }
+        let script = format!(
+            "{give}{user}{bin}/initdb -D {at}/data -U postgres -A trust -N --locale=C.UTF-8 \
+             -E UTF8 > {at}/log 2>&1 || exit 1\n\
+             {user}{bin}/postgres -D {at}/data -k {at} -c listen_addresses= {settings} \
+             >> {at}/log 2>&1 &\n\
+             read -r _\n\
+             {user}{bin}/pg_ctl -D {at}/data stop -m immediate > /dev/null 2>&1\n\
+             wait\nrm -rf {at}\n"
+        );
+        let shell = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).spawn();
+        let keeper = shell.map_err(|error| format!("no shell: {error}"))?;
+        let n_databases = AtomicU32::new(0);
+        let mut server = PrivateServer { folder, programs, keeper, n_databases };
+        server.wait()?;
+        Ok(server)
+    }
+
+    fn wait(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + START_MAX;
+        while !self.psql("postgres", "SELECT 1").is_ok_and(|it| it == "1") {
+            let has_ended = self.keeper.try_wait().map_err(|error| error.to_string())?.is_some();
+            if has_ended || deadline < Instant::now() {
+                let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                return Err(format!("the private PostgreSQL server did not start:\n{log}"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Makes an empty database and returns its address.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn database(&self) -> Result<String, String> {
+        let name = format!("db{}", self.n_databases.fetch_add(1, Ordering::Relaxed));
+        self.psql("postgres", &format!("CREATE DATABASE {name}"))?;
+        Ok(self.url(&name))
+    }
+
+    fn url(&self, database: &str) -> String {
+        let folder = self.folder.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{folder}/{database}")
+    }
+
+    /// Says one statement to a database, and returns what it answers.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
+        let output = Command::new(self.programs.join("psql"))
+            .args(["-h", &self.folder.display().to_string(), "-U", "postgres", "-XAtq"])
+            .args(["-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql])
+            .output()
+            .map_err(|error| format!("psql: {error}"))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The process id of the server's first process.
+    ///
+    /// # Errors
+    /// When the server is gone.
+    pub fn pid(&self) -> Result<u32, String> {
+        let file = std::fs::read_to_string(self.folder.join("data/postmaster.pid"));
+        let file = file.map_err(|error| error.to_string())?;
+        file.lines().next().and_then(|it| it.trim().parse().ok()).ok_or("no process id".into())
+    }
+}
+
+impl Drop for PrivateServer {
+    fn drop(&mut self) {
+        // The end of its input tells the keeper.
+        drop(self.keeper.stdin.take());
+        self.keeper.wait().ok();
+    }
+}
+
+fn settings_of(durability: Durability) -> Vec<(&'static str, &'static str)> {
+    let mut settings = vec![
+        ("max_connections", "300"),
+        ("shared_buffers", "128MB"),
+        ("log_min_messages", "error"),
+    ];
+    match durability {
+        Durability::Default => settings.push(("max_wal_size", "4GB")),
+        Durability::None => {
+            settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
+        }
+    }
+    settings
+}
+
+/// The folder of the server's programs: the newest that Debian keeps, or the one in `PATH`.
+fn programs() -> Result<PathBuf, String> {
+    let version = |it: &PathBuf| -> u32 {
+        it.file_name().and_then(|it| it.to_str()?.parse().ok()).unwrap_or(0)
+    };
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = installed.map(|it| it.path()).max_by_key(version).map(|it| it.join("bin"));
+    let in_path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&in_path).collect::<Vec<_>>();
+    let has_all = |it: &PathBuf| it.join("initdb").exists() && it.join("postgres").exists();
+    newest.into_iter().chain(in_path).find(has_all).ok_or_else(|| {
+        "PostgreSQL is not installed (Debian: apt-get install postgresql)".to_owned()
+    })
+}

@@ -1,0 +1,224 @@
+//! Taking ready jobs: from the front of each lane, by priority, then age. Rows that another
+//! process is taking are passed over.
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use taskloom_model::{
+    Command, Effect, Fence, Job, Life, NodeId, Priority, State, StateName, Time, apply,
+};
+use tokio_postgres::Row;
+
+use super::Result;
+use super::lane::Ask;
+use super::names::NEW_LANES;
+use super::rows::{self, AWAITED, Loaded, Stored, big, count, key};
+use super::session::Params;
+use super::tx::Tx;
+use crate::codec::Extra;
+use crate::{Claimed, Demand, StoreError};
+
+/// Demands of a node.
+pub(super) struct Claim {
+    pub(super) node: NodeId,
+    pub(super) demands: Vec<Demand>,
+}
+
+impl Ask for Claim {
+    type Answer = Vec<Claimed>;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Vec<Claimed>> {
+        tx.claim(self.node, &self.demands).await
+    }
+}
+
+/// A node that is being rescued is locked, so a lease can't be given to it.
+pub(super) const KNOWN_NODE: &str = "SELECT 1 FROM nodes WHERE id = $1 FOR KEY SHARE";
+/// How many of the first ready jobs are in each lane.
+pub(super) const FRONT: &str = "SELECT lane, count(*) FROM (SELECT l.lane, f.rank, f.job \
+     FROM unnest($1::int[]) AS l(lane) CROSS JOIN LATERAL (SELECT rank, job FROM hot \
+     WHERE state = 2 AND lane = l.lane ORDER BY rank, job LIMIT $2) AS f \
+     ORDER BY f.rank, f.job LIMIT $2) AS front GROUP BY lane";
+pub(super) const CLAIM: &str = "WITH taken AS (UPDATE hot SET state = 3, node = $3, started = $4, \
+     fence = fence + 1, attempts = attempts + 1 \
+     WHERE job = ANY(ARRAY(SELECT job FROM hot WHERE state = 2 AND lane = $1 \
+     ORDER BY rank, job LIMIT $2 FOR UPDATE SKIP LOCKED)) \
+     RETURNING job, fence, lane, rank, attempts, crashes, snoozes, flags) \
+     SELECT t.job, t.fence, t.lane, t.rank, t.attempts, t.crashes, t.snoozes, t.flags, \
+     j.created, j.policy, j.extra, j.args FROM taken t JOIN jobs j ON j.job = t.job";
+
+impl Tx<'_> {
+    pub(super) async fn claim(&mut self, node: NodeId, demands: &[Demand]) -> Result<Vec<Claimed>> {
+        let mut claimed = Vec::new();
+        if demands.iter().all(|it| it.n == 0) {
+            return Ok(claimed);
+        }
+        let known = match self.met {
+            Some((met, known)) if met == node => known,
+            _ => self.meet(node, async { Ok(()) }).await?.0,
+        };
+        // A lease of a node that was taken for dead would have no owner.
+        if !known {
+            return Ok(claimed);
+        }
+        for (place, demand) in demands.iter().enumerate() {
+            if 0 < demand.n {
+                self.claim_one((node, place), demand, &mut claimed).await?;
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Learns of new lanes and whether the node is known, in the round trip of `with`.
+    pub(super) async fn meet<T>(
+        &mut self,
+        node: NodeId,
+        with: impl Future<Output = Result<T>>,
+    ) -> Result<(bool, T)> {
+        self.session.prepare(&[NEW_LANES, KNOWN_NODE, CLAIM]).await?;
+        let begin = self.begin();
+        let (known_lanes, node_id) = (self.names.n_lanes(), big(node.0));
+        let (lanes_params, node_params): (Params<'_>, Params<'_>) = (&[&known_lanes], &[&node_id]);
+        // The node before the jobs, as a rescue locks them.
+        let ((), lanes, known, with) = futures::try_join!(
+            begin,
+            self.session.query(NEW_LANES, lanes_params),
+            self.session.query(KNOWN_NODE, node_params),
+            with,
+        )?;
+        self.names.add_lanes(&lanes)?;
+        self.met = Some((node, !known.is_empty()));
+        Ok((!known.is_empty(), with))
+    }
+
+    async fn claim_one(
+        &mut self,
+        (node, place): (NodeId, usize),
+        demand: &Demand,
+        claimed: &mut Vec<Claimed>,
+    ) -> Result<()> {
+        let lanes = self.names.fitting(demand);
+        let mut room = demand.n;
+        while 0 < room && !lanes.is_empty() {
+            // What ended in this transaction may have made others ready.
+            self.write_moves().await?;
+            let taken = self.take(node, &lanes, room).await?;
+            let n_before = claimed.len();
+            let policies = taken.iter().map(|it| it.get(9));
+            self.names.read_policies(self.session, policies).await?;
+            for row in &taken {
+                claimed.extend(self.lease((node, place), row).await?);
+            }
+            let n_claimed = claimed.len() - n_before;
+            room -= n_claimed;
+            // Those past their deadline failed instead; others may take their room.
+            if n_claimed == taken.len() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the first `n` jobs of `lanes`, in their order.
+    async fn take(&mut self, node: NodeId, lanes: &[i32], n: usize) -> Result<Vec<Row>> {
+        let n = big(n as u64);
+        let fronts: Vec<(i32, i64)> = if let [only] = lanes {
+            vec![(*only, n)]
+        } else {
+            let rows = self.query(FRONT, &[&lanes, &n]).await?;
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_>>()?
+        };
+        let (node, now) = (big(node.0), self.now.as_millis());
+        let session = self.session;
+        let begin = self.begin();
+        let taking = fronts
+            .iter()
+            .map(|(lane, n)| async move { session.query(CLAIM, &[lane, n, &node, &now]).await });
+        let ((), taken) = futures::try_join!(begin, try_join_all(taking))?;
+        let mut taken: Vec<Row> = taken.into_iter().flatten().collect();
+        // What RETURNING gives has no order of its own.
+        let order = |row: &Row| (row.get::<_, i16>(3), row.get::<_, i64>(0));
+        taken.sort_unstable_by_key(order);
+        Ok(taken)
+    }
+
+    /// Gives `node` the lease of a job that was taken, or fails the job when its deadline has
+    /// passed.
+    async fn lease(
+        &mut self,
+        (node, demand): (NodeId, usize),
+        row: &Row,
+    ) -> Result<Option<Claimed>> {
+        let (job_key, rank): (u64, i16) = (key(row.try_get(0)?), row.try_get(3)?);
+        let (lane, created): (i32, Time) = (row.try_get(2)?, Time::from_millis(row.try_get(8)?));
+        let extra = rows::extra(row, 10)?;
+        let policy = self.names.policy(row.try_get(9)?)?;
+        // As it was before it was taken.
+        let life = Life {
+            attempts: count(row.try_get(4)?) - 1,
+            crashes: count(row.try_get(5)?),
+            snoozes: count(row.try_get(6)?),
+            fence: Fence(key(row.try_get(1)?) - 1),
+            cancel_requested: false,
+        };
+        let job = Job { state: State::Ready, rules: policy.rules(&extra), life };
+        let flags: i16 = row.try_get(7)?;
+        let Ok((leased, effects)) = apply(self.now, &job, Command::Claim { node }) else {
+            self.expire((job_key, created, lane, rank), extra, (job, flags)).await?;
+            return Ok(None);
+        };
+        self.tally.count(lane, StateName::Ready, -1);
+        self.tally.count(lane, StateName::Running, 1);
+        let Life { attempts, fence, .. } = leased.life;
+        for effect in effects {
+            if let Effect::Event(kind) = effect {
+                self.tally.event(kind, (job_key, created, lane), attempts);
+            }
+        }
+        let names = self.names.lane(lane)?;
+        let level = u8::try_from(9 - rank).ok().and_then(|level| Priority::new(level).ok());
+        let args: &str = row.try_get(11)?;
+        Ok(Some(Claimed {
+            id: self.job_id(job_key, created),
+            demand,
+            task: Arc::clone(&names.task),
+            queue: Arc::clone(&names.queue),
+            priority: level.ok_or_else(|| StoreError::Corrupt {
+                why: format!("rank {rank} of job {job_key}"),
+            })?,
+            args: args.into(),
+            fence,
+            attempt: attempts,
+            max_attempts: leased.rules.retry.max_attempts,
+            timeout: policy.timeout(),
+            deadline: leased.rules.deadline,
+        }))
+    }
+
+    /// Fails a job that was taken too late, as it stood before.
+    async fn expire(
+        &mut self,
+        (key, created, lane, rank): (u64, Time, i32, i16),
+        extra: Extra,
+        (job, flags): (Job, i16),
+    ) -> Result<()> {
+        let loaded = Loaded {
+            key,
+            created,
+            lane,
+            rank,
+            extra,
+            job,
+            started: self.now,
+            is_awaited: flags & AWAITED != 0,
+            stored: Stored::Hot,
+            // Its row says that it runs.
+            is_dirty: true,
+            last: None,
+            ended_here: false,
+        };
+        self.jobs.insert(key, loaded);
+        self.transition(key, Command::Expire, None).await?.ok();
+        Ok(())
+    }
+}

@@ -1,0 +1,335 @@
+//! A lane: a thread with a connection that writes, and group commit on it.
+//!
+//! Calls that arrive while a transaction is under way wait in the inbox and ride the next one
+//! together; nobody is delayed on purpose. A call that is refused has written nothing and does not
+//! trouble the others; an error of the database takes the whole transaction back. Lanes commit
+//! independently of each other.
+//!
+//! A transaction that was the victim of a deadlock, or whose connection was cut before it was
+//! asked to commit, has left nothing behind and is done again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::Result;
+use super::names::Names;
+use super::open::{Opened, Server};
+use super::session::{Driver, Session};
+use super::tx::Tx;
+use crate::StoreError;
+use crate::inbox::{Arrived, Inbox};
+use crate::tells::Told;
+
+/// How many calls may wait for a lane; more callers wait for room.
+const CALLS_MAX: usize = 8_192;
+/// How many calls one commit takes at most, so that the first of them does not wait for ever.
+const COMMIT_CALLS_MAX: usize = 4_096;
+/// How many new jobs one commit takes, unless one call has more: their rows are held in memory.
+const COMMIT_JOBS_MAX: usize = 4_000;
+/// How often a transaction is done, when it is not its fault that it failed.
+const TRIES_MAX: u32 = 5;
+/// How long one transaction may take: a server that does not answer is one that is gone.
+const COMMIT_TIME_MAX: Duration = Duration::from_secs(120);
+/// How often an idle lane looks at its connection.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// One verb with its arguments.
+pub(super) trait Ask: Send + 'static {
+    type Answer: Send + 'static;
+
+    /// How many keys for new jobs it needs.
+    fn n_new(&self) -> usize {
+        0
+    }
+
+    /// Before the transaction: what is committed apart.
+    async fn prepare(&mut self, _names: &mut Names, _session: &Session) -> Result<()> {
+        Ok(())
+    }
+
+    /// In the transaction. May be done again from the start, after a rollback.
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Self::Answer>;
+}
+
+/// A call that waits for its answer.
+struct Call<A: Ask> {
+    ask: A,
+    answer: Option<Result<A::Answer>>,
+    sender: oneshot::Sender<Result<A::Answer>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+trait Work: Send {
+    fn n_new(&self) -> usize;
+    fn prepare<'w>(
+        &'w mut self,
+        names: &'w mut Names,
+        session: &'w Session,
+    ) -> LocalBoxFuture<'w, Result<()>>;
+    /// Fails when the whole transaction must be taken back.
+    fn perform<'w, 's: 'w>(&'w mut self, tx: &'w mut Tx<'s>) -> LocalBoxFuture<'w, Result<()>>;
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+impl<A: Ask> Work for Call<A> {
+    fn n_new(&self) -> usize {
+        self.ask.n_new()
+    }
+
+    fn prepare<'w>(
+        &'w mut self,
+        names: &'w mut Names,
+        session: &'w Session,
+    ) -> LocalBoxFuture<'w, Result<()>> {
+        Box::pin(self.ask.prepare(names, session))
+    }
+
+    fn perform<'w, 's: 'w>(&'w mut self, tx: &'w mut Tx<'s>) -> LocalBoxFuture<'w, Result<()>> {
+        Box::pin(async move {
+            let answer = self.ask.perform(tx).await;
+            let fatal = answer.as_ref().err().filter(|it| it.is_fatal()).cloned();
+            self.answer = Some(answer);
+            fatal.map_or(Ok(()), Err)
+        })
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let answer = self.answer.unwrap_or(Err(StoreError::Closed));
+        // The caller may have gone away; what it asked for stands all the same.
+        self.sender.send(committed.and(answer)).ok();
+    }
+}
+
+/// Where calls go in.
+pub(super) struct Lane {
+    calls: Arc<Inbox<Box<dyn Work>>>,
+    room: Arc<Semaphore>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Lane {
+    pub(super) fn start(name: &str, server: Arc<Server>, tells: Arc<Hearing>) -> Result<Lane> {
+        let calls = Arc::new(Inbox::new());
+        let inbox = Arc::clone(&calls);
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                // Whatever ends the thread, a panic too: nobody waits for an answer that never
+                // comes.
+                let closing = Closing(Arc::clone(&inbox));
+                match Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => Loop { runtime, server, tells, inbox, line: None }.run(),
+                    Err(error) => tracing::error!(%error, "a lane of the store has no runtime"),
+                }
+                drop(closing);
+            })
+            .map_err(|error| StoreError::Unreachable { why: error.to_string() })?;
+        let room = Arc::new(Semaphore::new(CALLS_MAX));
+        Ok(Lane { calls, room, thread: Some(thread) })
+    }
+
+    /// Has `ask` done inside a transaction, and returns once it is durable.
+    pub(super) async fn call<A: Ask>(&self, ask: A) -> Result<A::Answer> {
+        let (sender, receiver) = oneshot::channel();
+        let permit = Arc::clone(&self.room).acquire_owned().await.ok();
+        let call = Call { ask, answer: None, sender, _permit: permit };
+        self.calls.put(Box::new(call) as Box<dyn Work>).map_err(|_| StoreError::Closed)?;
+        receiver.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.calls.close();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+struct Closing(Arc<Inbox<Box<dyn Work>>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.take_now(usize::MAX, &mut Vec::new());
+    }
+}
+
+/// What the lanes have committed, for the rest of the process and for the others.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    pub(super) tells: Arc<crate::tells::Tells>,
+    /// The offset of the newest event of this process.
+    pub(super) newest_event: AtomicU64,
+    /// What the other processes have not been told yet.
+    pub(super) outbox: super::listen::Outbox,
+}
+
+/// A connection with all that belongs to it.
+struct Line {
+    session: Session,
+    driver: Driver,
+    writer: i16,
+    names: Names,
+}
+
+struct Loop {
+    runtime: Runtime,
+    server: Arc<Server>,
+    tells: Arc<Hearing>,
+    inbox: Arc<Inbox<Box<dyn Work>>>,
+    line: Option<Line>,
+}
+
+impl Loop {
+    fn run(mut self) {
+        self.connect().ok();
+        let mut works: Vec<Box<dyn Work>> = Vec::new();
+        loop {
+            match self.inbox.take(COMMIT_CALLS_MAX, LOOK, &mut works) {
+                Arrived::Some => {}
+                Arrived::Nothing => {
+                    self.look();
+                    continue;
+                }
+                Arrived::Closed => return,
+            }
+            while !works.is_empty() {
+                let n = first_batch(&works);
+                let rest = works.split_off(n);
+                self.commit(std::mem::replace(&mut works, rest));
+                self.inbox.take_now(COMMIT_CALLS_MAX, &mut works);
+            }
+        }
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        if self.line.as_ref().is_some_and(|it| !it.session.is_closed()) {
+            return Ok(());
+        }
+        self.line = None;
+        let opened = self.runtime.block_on(self.server.writer());
+        let Opened { session, driver, writer } =
+            opened.inspect_err(|error| tracing::warn!(%error, "the store can't be reached"))?;
+        self.line = Some(Line { session, driver, writer, names: Names::default() });
+        Ok(())
+    }
+
+    /// Notices that an idle connection was cut.
+    fn look(&mut self) {
+        if let Some(line) = &mut self.line {
+            let looking = line.driver.drive(async {
+                tokio::task::yield_now().await;
+                Ok(())
+            });
+            if self.runtime.block_on(looking).is_err() || line.session.is_closed() {
+                self.line = None;
+            }
+        }
+    }
+
+    fn commit(&mut self, mut works: Vec<Box<dyn Work>>) {
+        let mut tries = 0;
+        let committed = loop {
+            tries += 1;
+            let error = match self.try_commit(&mut works) {
+                Ok(told) => break Ok(told),
+                Err(error) => error,
+            };
+            let is_done_again = tries < TRIES_MAX && self.may_try_again(&error);
+            if !is_done_again {
+                break Err(error);
+            }
+            tracing::debug!(%error, tries, "a transaction is done again");
+            // Two that meet again and again part by chance.
+            let chance = u64::from(uuid::Uuid::new_v4().as_bytes()[0] & 15);
+            std::thread::sleep(Duration::from_millis(u64::from(tries - 1) * 16 + chance));
+        };
+        if let Err(error) = &committed {
+            tracing::warn!(%error, code = error.code(), "a commit failed; its calls are refused");
+        }
+        let answer = committed.as_ref().map(|_| ()).map_err(Clone::clone);
+        for work in works {
+            work.answer(answer.clone());
+        }
+        let told = committed.unwrap_or_default();
+        self.tells.tells.tell(told);
+        self.tells.outbox.put(told);
+    }
+
+    /// Whether nothing of the failed transaction can stand, and another try may succeed. Brings the
+    /// connection back to where it can be used.
+    fn may_try_again(&mut self, error: &StoreError) -> bool {
+        let Some(line) = &mut self.line else {
+            // It could not even connect; the caller is told, and the next call tries again.
+            return false;
+        };
+        let was_committing = line.session.is_committing.replace(false);
+        let rolled_back = async { line.driver.drive(line.session.batch("ROLLBACK")).await };
+        let timed = async { tokio::time::timeout(Duration::from_secs(5), rolled_back).await };
+        let is_whole = matches!(self.runtime.block_on(timed), Ok(Ok(())));
+        if !is_whole {
+            self.line = None;
+        }
+        match error {
+            StoreError::Contended { .. } => true,
+            StoreError::Unreachable { .. } => !was_committing,
+            _ => false,
+        }
+    }
+
+    fn try_commit(&mut self, works: &mut [Box<dyn Work>]) -> Result<Told> {
+        self.connect()?;
+        let Some(line) = &mut self.line else { return Err(StoreError::Closed) };
+        let Line { session, driver, writer, names } = line;
+        let place = (self.server.clock.now(), self.server.salt, *writer);
+        let transacting = driver.drive(transact(session, names, place, works));
+        let timed = async { tokio::time::timeout(COMMIT_TIME_MAX, transacting).await };
+        let late = |_| StoreError::Unreachable { why: "the server does not answer".into() };
+        let (told, first_event) = self.runtime.block_on(timed).map_err(late)??;
+        self.tells.newest_event.fetch_max(first_event.unwrap_or(0), Ordering::SeqCst);
+        self.tells.tells.n_commits.fetch_add(1, Ordering::Relaxed);
+        Ok(told)
+    }
+}
+
+/// How many of the calls ride the next commit.
+fn first_batch(works: &[Box<dyn Work>]) -> usize {
+    let mut n_new = 0;
+    for (n, work) in works.iter().enumerate() {
+        n_new += work.n_new();
+        if 0 < n && COMMIT_JOBS_MAX < n_new {
+            return n;
+        }
+    }
+    works.len()
+}
+
+/// Does the works in one transaction.
+async fn transact(
+    session: &Session,
+    names: &mut Names,
+    place: (taskloom_model::Time, u32, i16),
+    works: &mut [Box<dyn Work>],
+) -> Result<(Told, Option<u64>)> {
+    session.is_committing.set(false);
+    for work in works.iter_mut() {
+        work.prepare(names, session).await?;
+    }
+    let mut tx = Tx::new(session, names, place);
+    let n_new: usize = works.iter().map(|it| it.n_new()).sum();
+    if 0 < n_new {
+        tx.take_keys(n_new).await?;
+    }
+    for work in works.iter_mut() {
+        work.perform(&mut tx).await?;
+    }
+    let first_event = tx.commit().await?;
+    Ok((tx.tally.told, first_event))
+}

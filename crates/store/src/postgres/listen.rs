@@ -1,0 +1,247 @@
+//! One connection that hears what other processes have committed, tells them what this one has,
+//! and holds the liveness locks of its nodes.
+//!
+//! A notice takes a lock of the whole database when it commits, so it is sent apart from the
+//! transactions it is about, and at most once each [`TELL_EVERY`]. A notice may be lost with a
+//! connection or a process; therefore there is a look at the newest event each [`LOOK`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use taskloom_model::NodeId;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Result;
+use super::lane::Hearing;
+use super::open::{Server, node_lock};
+use super::rows;
+use super::session::{Driver, Session};
+use crate::StoreError;
+use crate::tells::Told;
+
+/// How often others are told at most.
+const TELL_EVERY: Duration = Duration::from_millis(10);
+/// How often it looks at the newest event, for notices that were lost.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long it waits before it connects again, at most.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// How many requests for locks wait; they come one by one, with nodes.
+const REQUESTS_MAX: usize = 16;
+
+/// What the other processes have not been told yet.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bits: AtomicU8,
+    filled: Notify,
+}
+
+const READY: u8 = 1;
+const DUE: u8 = 2;
+const CHANGED: u8 = 4;
+
+impl Outbox {
+    pub(super) fn put(&self, told: Told) {
+        let bit = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+        let bits = bit(told.ready, READY) | bit(told.due, DUE) | bit(told.changed, CHANGED);
+        if bits != 0 && self.bits.fetch_or(bits, Ordering::SeqCst) == 0 {
+            self.filled.notify_one();
+        }
+    }
+}
+
+fn told(bits: u8) -> Told {
+    Told { ready: bits & READY != 0, due: bits & DUE != 0, changed: bits & CHANGED != 0 }
+}
+
+enum Request {
+    /// Take the lock of a node and keep it.
+    Hold(NodeId, oneshot::Sender<Result<()>>),
+    Free(NodeId),
+}
+
+/// Where requests go in.
+pub(super) struct Listener {
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Listener {
+    pub(super) fn start(server: Arc<Server>, hearing: Arc<Hearing>) -> Result<Listener> {
+        let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
+        let cant = |error: std::io::Error| StoreError::Unreachable { why: error.to_string() };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cant)?;
+        let thread = std::thread::Builder::new()
+            .name("taskloom-listen".into())
+            .spawn(move || {
+                let nodes = BTreeSet::new();
+                runtime.block_on(Loop { server, hearing, inbox, nodes, newest: 0 }.run());
+            })
+            .map_err(cant)?;
+        Ok(Listener { requests: Some(requests), thread: Some(thread) })
+    }
+
+    /// Takes the liveness lock of a node.
+    pub(super) async fn hold(&self, node: NodeId) -> Result<()> {
+        let Some(requests) = &self.requests else { return Err(StoreError::Closed) };
+        let (sender, receiver) = oneshot::channel();
+        let sent = requests.send(Request::Hold(node, sender)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        receiver.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    pub(super) async fn free(&self, node: NodeId) {
+        if let Some(requests) = &self.requests {
+            requests.send(Request::Free(node)).await.ok();
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+struct Loop {
+    server: Arc<Server>,
+    hearing: Arc<Hearing>,
+    inbox: mpsc::Receiver<Request>,
+    /// The nodes whose locks this process holds.
+    nodes: BTreeSet<NodeId>,
+    /// The newest event that was seen.
+    newest: u64,
+}
+
+/// What there is to do.
+enum Next {
+    Heard(Vec<tokio_postgres::Notification>),
+    Request(Option<Request>),
+    Tell,
+    Look,
+}
+
+impl Loop {
+    async fn run(mut self) {
+        let mut backoff = Duration::from_millis(20);
+        loop {
+            let listened = match self.server.listener().await {
+                Ok((session, mut driver)) => {
+                    backoff = Duration::from_millis(20);
+                    self.listen(&session, &mut driver).await
+                }
+                Err(error) => Err(error),
+            };
+            let Err(error) = listened else { return };
+            tracing::warn!(%error, "the store does not hear other processes; connecting again");
+            // Requests wait meanwhile, but not for ever: their bound is the sender's patience.
+            tokio::select! {
+                () = sleep(backoff) => {}
+                request = self.inbox.recv() => match request {
+                    None => return,
+                    Some(Request::Hold(_, sender)) => drop(sender.send(Err(error))),
+                    Some(Request::Free(node)) => drop(self.nodes.remove(&node)),
+                },
+            }
+            backoff = BACKOFF_MAX.min(backoff * 2);
+        }
+    }
+
+    /// Serves one connection until it is cut, or until the store is closed.
+    async fn listen(&mut self, session: &Session, driver: &mut Driver) -> Result<()> {
+        let own = driver.drive(self.begin(session)).await?;
+        // Something may have been said while nobody listened.
+        self.hearing.tells.tell(told(READY | DUE | CHANGED));
+        let mut tell_at = Instant::now();
+        let mut look_at = Instant::now() + LOOK;
+        let mut is_filled = false;
+        loop {
+            let next = tokio::select! {
+                heard = driver.listen() => Next::Heard(heard?),
+                request = self.inbox.recv() => Next::Request(request),
+                () = self.hearing.outbox.filled.notified(), if !is_filled => {
+                    is_filled = true;
+                    continue;
+                }
+                () = sleep_until(tell_at), if is_filled => Next::Tell,
+                () = sleep_until(look_at) => Next::Look,
+            };
+            match next {
+                Next::Heard(heard) => {
+                    for notice in heard.iter().filter(|it| it.process_id() != own) {
+                        self.hearing.tells.tell(told(notice.payload().parse().unwrap_or(u8::MAX)));
+                    }
+                }
+                Next::Request(None) => return Ok(()),
+                Next::Request(Some(request)) => {
+                    driver.drive(self.serve(session, request)).await?;
+                }
+                Next::Tell => {
+                    is_filled = false;
+                    let bits = self.hearing.outbox.bits.swap(0, Ordering::SeqCst);
+                    tell_at = Instant::now() + TELL_EVERY;
+                    driver.drive(tell(session, bits)).await?;
+                }
+                Next::Look => {
+                    look_at = Instant::now() + LOOK;
+                    driver.drive(self.look(session)).await?;
+                }
+            }
+        }
+    }
+
+    /// Takes the locks of the nodes again, and returns who is speaking here.
+    async fn begin(&self, session: &Session) -> Result<i32> {
+        for node in &self.nodes {
+            session.query("SELECT pg_try_advisory_lock($1)", &[&node_lock(*node)]).await?;
+        }
+        let rows = session.query("SELECT pg_backend_pid()", &[]).await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.try_get(0))?)
+    }
+
+    async fn serve(&mut self, session: &Session, request: Request) -> Result<()> {
+        match request {
+            Request::Hold(node, sender) => {
+                let sql = "SELECT pg_try_advisory_lock($1)";
+                let taken = session.query(sql, &[&node_lock(node)]).await.map(drop);
+                if taken.is_ok() {
+                    self.nodes.insert(node);
+                }
+                sender.send(taken.clone()).ok();
+                taken
+            }
+            Request::Free(node) => {
+                self.nodes.remove(&node);
+                let sql = "SELECT pg_advisory_unlock($1)";
+                session.query(sql, &[&node_lock(node)]).await.map(drop)
+            }
+        }
+    }
+
+    /// Looks at the time, and whether another process has committed something.
+    async fn look(&mut self, session: &Session) -> Result<()> {
+        self.server.set_clock(session).await?;
+        let rows = session.query("SELECT max(first) FROM events", &[]).await?;
+        let newest: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+        let newest = rows::key(newest.unwrap_or(0));
+        let ours = self.hearing.newest_event.load(Ordering::SeqCst);
+        if newest != self.newest && ours < newest {
+            self.hearing.tells.tell(told(READY | DUE | CHANGED));
+        }
+        self.newest = newest;
+        Ok(())
+    }
+}
+
+async fn tell(session: &Session, bits: u8) -> Result<()> {
+    if bits == 0 {
+        return Ok(());
+    }
+    session.query("SELECT pg_notify('taskloom', $1)", &[&bits.to_string()]).await.map(drop)
+}

@@ -1,0 +1,115 @@
+//! What time brings: jobs that are due or too late, and what is old enough to be forgotten.
+
+use taskloom_model::{Command, Time};
+
+use super::Result;
+use super::lane::Ask;
+use super::rows::{big, key};
+use super::session::Params;
+use super::tx::Tx;
+use crate::{PROMOTE_MAX, Promoted, Prune, Pruned};
+
+pub(super) struct Promote;
+
+const DUE: &str =
+    "SELECT at, job FROM hot WHERE at <= $1 AND at IS NOT NULL ORDER BY at, job LIMIT $2";
+const LATE: &str = "SELECT at, job FROM deadlines WHERE at <= $1 ORDER BY at, job LIMIT $2";
+const NEXT_DUE: &str = "SELECT least((SELECT min(at) FROM hot WHERE at IS NOT NULL), \
+     (SELECT min(at) FROM deadlines))";
+
+impl Ask for Promote {
+    type Answer = Promoted;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Promoted> {
+        let (now, n) = (tx.now.as_millis(), big(PROMOTE_MAX as u64));
+        tx.session.prepare(&[LATE, DUE]).await?;
+        let begin = tx.begin();
+        let params: Params<'_> = &[&now, &n];
+        let ((), late, due) = futures::try_join!(
+            begin,
+            tx.session.query(LATE, params),
+            tx.session.query(DUE, params),
+        )?;
+        let pairs = |rows: &[tokio_postgres::Row]| -> Result<Vec<(i64, u64)>> {
+            rows.iter().map(|row| Ok((row.try_get(0)?, key(row.try_get(1)?)))).collect()
+        };
+        let (late, due) = (pairs(&late)?, pairs(&due)?);
+        tx.load(late.iter().chain(&due).map(|it| it.1)).await?;
+        let mut n_moved = 0;
+        for (at, key) in late {
+            if tx.jobs.contains_key(&key) {
+                let moved = tx.transition(key, Command::Expire, None).await?;
+                n_moved += usize::from(moved.is_ok());
+            }
+            // A running job outlives its deadline; when it comes back, it stands here again.
+            tx.writes.deadlines.insert((at, big(key)), false);
+        }
+        for (_, key) in due {
+            if tx.jobs.contains_key(&key) {
+                let moved = tx.transition(key, Command::Due, None).await?;
+                n_moved += usize::from(moved.is_ok());
+            }
+        }
+        tx.write_moves().await?;
+        let next = tx.query(NEXT_DUE, &[]).await?;
+        let next: Option<i64> = next.first().map_or(Ok(None), |row| row.try_get(0))?;
+        Ok(Promoted { n_moved, next_due: next.map(Time::from_millis) })
+    }
+}
+
+/// Jobs to be forgotten, if they have still ended (one may have been retried since they were
+/// found), and events.
+pub(super) struct Forget {
+    pub(super) keys: Vec<u64>,
+    pub(super) prune: Prune,
+}
+
+/// How many commits' events one call forgets at most.
+const EVENT_BATCHES_MAX: i64 = 10_000;
+const FORGET: [&str; 5] = [
+    "DELETE FROM ended WHERE job = ANY($1)",
+    "DELETE FROM jobs WHERE job = ANY($1)",
+    "DELETE FROM attempts WHERE job = ANY($1)",
+    "DELETE FROM logs WHERE job = ANY($1)",
+    // Left by dependents that ended before it did.
+    "DELETE FROM dependencies WHERE on_job = ANY($1)",
+];
+const FORGET_EVENTS: &str = "DELETE FROM events WHERE first = ANY(ARRAY(\
+     SELECT first FROM events WHERE at < $1 ORDER BY first LIMIT $2)) RETURNING first + n";
+const EVENTS_FROM: &str = "INSERT INTO meta (name, value) VALUES ('events_from', $1) \
+     ON CONFLICT (name) DO UPDATE SET value = greatest(meta.value, excluded.value)";
+
+impl Ask for Forget {
+    type Answer = Pruned;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Pruned> {
+        tx.load(self.keys.iter().copied()).await?;
+        let mut forgotten = Vec::new();
+        for key in &self.keys {
+            let Some(loaded) = tx.jobs.get(key) else { continue };
+            let state = loaded.job.state.name();
+            if state.is_ended() {
+                let lane = loaded.lane;
+                tx.tally.count(lane, state, -1);
+                forgotten.push(big(*key));
+            }
+        }
+        tx.jobs.clear();
+        if !forgotten.is_empty() {
+            let (session, params): (_, Params<'_>) = (tx.session, &[&forgotten]);
+            session.prepare(&FORGET).await?;
+            let deleting = FORGET.iter().map(|sql| session.execute(sql, params));
+            futures::future::try_join_all(deleting).await?;
+        }
+        let before = self.prune.events_before.as_millis();
+        let rows = tx.query(FORGET_EVENTS, &[&before, &EVENT_BATCHES_MAX]).await?;
+        let mut last = None;
+        for row in &rows {
+            last = last.max(Some(row.try_get::<_, i64>(0)?));
+        }
+        if let Some(last) = last {
+            tx.query(EVENTS_FROM, &[&last]).await?;
+        }
+        Ok(Pruned { n_jobs: forgotten.len(), n_event_batches: rows.len() })
+    }
+}
