@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "taskloom-macros",
         ],
     ),
+    ("taskloom-sim", &["taskloom-dispatch", "taskloom-store", "taskloom-model", "taskloom-flow"]),
     ("taskloom-cli", &["taskloom", "taskloom-flow"]),
     ("taskloom-benches", &["taskloom", "taskloom-flow"]),
     ("taskloom-examples", &["taskloom"]),

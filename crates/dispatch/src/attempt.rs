@@ -51,7 +51,8 @@ impl Attempt {
         Attempt { id: claimed.id, fence: claimed.fence, args, ctx, options, started, grace }
     }
 
-    /// Runs an async body to its end, its timeout, or the end of its grace.
+    /// Runs an async body to its end, its timeout, or the end of its grace. One that was asked to
+    /// end before it began never begins: its lease may be another's already.
     pub(crate) async fn run(
         self,
         runner: &(
@@ -60,6 +61,9 @@ impl Attempt {
                  + Sync
          ),
     ) -> Finish {
+        if self.ctx.is_cancelled() {
+            return self.end(None);
+        }
         self.begin();
         let began = Instant::now();
         let mut busy = Duration::ZERO;
@@ -113,11 +117,14 @@ impl Attempt {
         }
     }
 
-    /// Runs a blocking body to its end, on this thread.
+    /// Runs a blocking body to its end, on this thread; not one that was asked to end before.
     pub(crate) fn run_blocking(
         self,
         runner: &(dyn Fn(&Ctx, &str) -> Result<String, TaskError> + Send + Sync),
     ) -> Finish {
+        if self.ctx.is_cancelled() {
+            return self.end(None);
+        }
         self.begin();
         let began = std::time::Instant::now();
         let said = catch_panic_blocking(|| runner(&self.ctx, &self.args));
@@ -247,5 +254,28 @@ fn error_outcome(task_error: &TaskError, reason: Option<CancelReason>) -> Ended 
         (TaskErrorKind::Transient, None) => {
             errored(false, task_error.retry_after_hint(), described)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that was taken for dead may hear of it just after it has given a job a slot.
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_was_asked_to_end_before_it_began_never_begins() {
+        let ctx = Ctx::detached();
+        ctx.cancel(CancelReason::LeaseLost);
+        let attempt = Attempt {
+            id: ctx.job_id(),
+            fence: Fence(1),
+            args: Arc::from("{}"),
+            ctx,
+            options: TaskOptions::default(),
+            started: Time::default(),
+            grace: Duration::from_secs(5),
+        };
+        let finish = attempt.run(&|_, _| panic!("the body begins")).await;
+        assert_eq!(finish.outcome, Outcome::Interrupted);
     }
 }

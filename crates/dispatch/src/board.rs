@@ -1,6 +1,6 @@
 //! The board: the attempts under way on this node, for the heartbeat and for cancellation.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -47,7 +47,8 @@ impl Pulse {
 pub(crate) struct Board {
     /// Written by the heartbeat; the dispatcher hears of it.
     node: watch::Sender<NodeId>,
-    attempts: Mutex<HashMap<JobId, (Fence, Ctx)>>,
+    /// In order, so that one seed is one history in a simulation.
+    attempts: Mutex<BTreeMap<JobId, (Fence, Ctx)>>,
     /// Written by the heartbeat, read by the rescue.
     pulse: Mutex<Pulse>,
 }

@@ -3,12 +3,14 @@
 //! One routine owns the pools. At most one call to the store is under way; what ends meanwhile
 //! rides the next one, together with the claim of the next jobs.
 
+mod giving_back;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use taskloom_flow::{Backoff, BackoffDelays, Jitter, Offload, TaskGroup};
-use taskloom_model::{Fence, JobId, NodeId, Refusal};
+use taskloom_model::{NodeId, Refusal};
 use taskloom_store::{Claimed, Clock, Demand, Finish, Finished, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -63,6 +65,8 @@ pub(crate) struct Dispatcher {
     ended_out: mpsc::Receiver<Ended>,
     to_finish: Vec<Finish>,
     call: Option<Call>,
+    /// A call went wrong that may have claimed jobs all the same: they are given back first.
+    is_unsure: bool,
     backoff: BackoffDelays,
     not_before: Option<Instant>,
 }
@@ -114,6 +118,7 @@ impl Dispatcher {
             ended_out,
             to_finish: Vec::new(),
             call: None,
+            is_unsure: false,
             backoff: backoff(),
             not_before: None,
         }
@@ -158,7 +163,7 @@ impl Dispatcher {
 
     fn is_idle(&self) -> bool {
         let is_running = self.pools.iter().any(|it| 0 < it.n_running());
-        self.call.is_none() && self.to_finish.is_empty() && !is_running
+        self.call.is_none() && self.to_finish.is_empty() && !self.is_unsure && !is_running
     }
 
     /// Waits for something to do; does nothing of it here.
@@ -219,25 +224,33 @@ impl Dispatcher {
             return;
         }
         let version = *self.ready.borrow_and_update();
+        // A call that first gives back takes its time, and a drain may begin meanwhile.
+        let may_claim = mode == Mode::Work && !self.is_unsure;
         let demands: Vec<Demand> = self
             .pools
             .iter_mut()
             .map(|pool| {
                 let demand = pool.demand(version);
-                if mode == Mode::Work { demand } else { Demand { n: 0, ..demand } }
+                if may_claim { demand } else { Demand { n: 0, ..demand } }
             })
             .collect();
         let demanded: Vec<usize> = demands.iter().map(|it| it.n).collect();
         let n_demanded: usize = demanded.iter().sum();
-        if self.to_finish.is_empty() && n_demanded == 0 {
+        if self.to_finish.is_empty() && n_demanded == 0 && !self.is_unsure {
             return;
         }
         self.pools.iter_mut().for_each(Pool::adapt);
+        let known = self.is_unsure.then(|| self.known());
         let ended = std::mem::take(&mut self.to_finish);
         let node = self.board.node();
         let store = Arc::clone(&self.store);
         let to_record = ended.clone();
-        let answer = Box::pin(async move { store.finish(node, to_record, demands).await });
+        let answer = Box::pin(async move {
+            if let Some(known) = known {
+                giving_back::release_unknown(&*store, node, &known).await?;
+            }
+            store.finish(node, to_record, demands).await
+        });
         self.call = Some(Call { node, ended, demanded, version, answer });
     }
 
@@ -248,12 +261,14 @@ impl Dispatcher {
             Err(error) => {
                 tracing::error!(%error, code = error.code(), "the store can't record; trying again");
                 self.to_finish.splice(0..0, call.ended);
+                self.is_unsure |= call.demanded.iter().any(|it| 0 < *it);
                 let delay = self.backoff.next().expect("delays have no end");
                 self.not_before = Some(Instant::now() + delay);
                 return;
             }
         };
         self.backoff = backoff();
+        self.is_unsure = false;
         for (ended, outcome) in call.ended.iter().zip(&finished.outcomes) {
             // Said twice after a lost answer; the first time counted.
             if let Err(refusal) = outcome
@@ -336,50 +351,6 @@ impl Dispatcher {
                     self.to_finish.push(interrupted(claimed.id, claimed.fence, now));
                 }
             }
-        }
-    }
-
-    /// Gives back what was claimed and has not begun.
-    async fn give_back_waiting(&mut self) {
-        let waiting: Vec<(JobId, Fence)> = self
-            .pools
-            .iter_mut()
-            .flat_map(Pool::take_waiting)
-            .map(|it| (it.id, it.fence))
-            .collect();
-        if waiting.is_empty() {
-            return;
-        }
-        let node = self.board.node();
-        if let Err(error) = self.store.release(node, waiting).await {
-            // The rescue of this node gives them back, at the price of a crash.
-            tracing::error!(%error, code = error.code(), "claimed jobs could not be given back");
-        }
-    }
-
-    /// The last step of a drain: attempts that ignored the wish to end are given back.
-    async fn abandon(&mut self) {
-        if let Some(call) = &mut self.call {
-            // What it claims must be given back too, or it would count as a crash.
-            let answer = (&mut call.answer).await;
-            self.answered(answer);
-        }
-        self.give_back_waiting().await;
-        let mut batch = Vec::new();
-        while let Ok(ended) = self.ended_out.try_recv() {
-            batch.push(ended);
-        }
-        self.ended(&mut batch);
-        let left = self.board.ids();
-        if left.is_empty() && self.to_finish.is_empty() {
-            return;
-        }
-        tracing::warn!(n = left.len(), "attempts that still run are given back");
-        let now = self.clock.now();
-        let mut ended = std::mem::take(&mut self.to_finish);
-        ended.extend(left.into_iter().map(|(id, fence)| interrupted(id, fence, now)));
-        if let Err(error) = self.store.finish(self.board.node(), ended, Vec::new()).await {
-            tracing::error!(%error, code = error.code(), "the last outcomes could not be recorded");
         }
     }
 }

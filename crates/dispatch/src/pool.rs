@@ -7,6 +7,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use taskloom_model::{Fence, JobId};
 use taskloom_store::{Claimed, Demand, Queues};
 
 /// How many jobs a pool claims ahead at most: what two cores finish in some 20 ms.
@@ -128,6 +129,11 @@ impl Pool {
 
     pub(crate) fn n_running(&self) -> usize {
         self.n_running
+    }
+
+    /// The leases of the jobs that have not begun.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (JobId, Fence)> {
+        self.waiting.iter().map(|it| (it.0.id, it.0.fence))
     }
 
     /// Takes back every job that has not begun.

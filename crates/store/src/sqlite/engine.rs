@@ -65,6 +65,7 @@ const POLICIES_RECENT: usize = 16;
 impl Engine {
     pub(super) fn new(conn: Connection) -> Result<Engine> {
         conn.set_prepared_statement_cache_capacity(128);
+        super::open::keep_plans(&conn)?;
         let mut engine = Engine {
             conn,
             salt: 0,

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use taskloom_model::Time;
 
@@ -176,7 +177,15 @@ pub(super) fn reader(path: &Path) -> Result<Connection> {
         .map_err(|error| cant_open(path, &error.to_string()))?;
     conn.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS))?;
     conn.pragma_update(None, "query_only", true)?;
+    keep_plans(&conn)?;
     Ok(conn)
+}
+
+/// Keeps SQLite from planning a cached statement anew whenever another number is bound to its
+/// `LIMIT`: parsing it cost more than running it.
+pub(super) fn keep_plans(conn: &Connection) -> Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Runs one read as one snapshot, and stops it when it takes too long.
