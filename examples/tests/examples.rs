@@ -40,6 +40,14 @@ fn a_pipeline_ends_in_order() {
 }
 
 #[test]
+fn a_crash_of_a_child_costs_an_attempt() {
+    check_example(
+        env!("CARGO_BIN_EXE_process"),
+        "78498 primes below a million\nsucceeded at attempt 2\nthe first: task.process.killed\n",
+    );
+}
+
+#[test]
 fn the_readme_shows_the_quickstart_as_it_stands() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();

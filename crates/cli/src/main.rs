@@ -17,6 +17,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    taskloom::run_child_if_asked();
     let args = args::Args::parse();
     print::set_up_logging(&args.log, args.json);
     // The one TLS provider of the process; a second call would only find it there.

@@ -316,7 +316,8 @@ fn as_code(text: &str) -> Option<String> {
     if let Some(numbered) = NUMBERED_CODES.iter().find(|it| text.starts_with(**it)) {
         return Some(format!("{numbered}NNN"));
     }
-    let is_word = !rest.is_empty() && rest.bytes().all(|it| it.is_ascii_lowercase() || it == b'_');
+    let is_letter = |it: u8| it.is_ascii_lowercase() || it == b'_';
+    let is_word = rest.split('.').all(|it| !it.is_empty() && it.bytes().all(is_letter));
     (is_word && !FILES_LIKE_CODES.contains(&text)).then(|| text.to_owned())
 }
 

@@ -11,10 +11,11 @@ use taskloom_store::{AttemptError, Claimed, Clock, Finish, PAYLOAD_MAX};
 use tokio::time::Instant;
 
 use crate::board::new_logs;
-use crate::{CancelReason, Ctx, CtxBuilder, LogLevel, TaskError, TaskErrorKind, TaskOptions};
+use crate::process::{Launcher, Order, supervise};
+use crate::{CancelReason, Ctx, CtxBuilder, TaskError, TaskErrorKind, TaskOptions};
 
 /// What the body said: JSON, an error, or a panic.
-type Said = Result<Result<String, TaskError>, Panicked>;
+pub(crate) type Said = Result<Result<String, TaskError>, Panicked>;
 
 /// An attempt that is about to begin.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Attempt {
             self.limit(body).await
         };
         if is_measured {
-            self.measured(began.elapsed(), Some(busy));
+            self.measured(began.elapsed(), format_args!("of which {busy:.1?} on a core"));
         }
         self.end(said)
     }
@@ -129,9 +130,23 @@ impl Attempt {
         let began = std::time::Instant::now();
         let said = catch_panic_blocking(|| runner(&self.ctx, &self.args));
         if self.options.measure_performance {
-            self.measured(began.elapsed(), None);
+            self.measured(began.elapsed(), format_args!("on a thread of its own"));
         }
         self.end(Some(said))
+    }
+
+    /// Runs the body in a child process, to its end or that of its grace.
+    pub(crate) async fn run_in_child(self, launcher: &Launcher) -> Finish {
+        self.begin();
+        let began = Instant::now();
+        let process = self.options.process.unwrap_or_default();
+        let grace = process.grace.unwrap_or(self.grace);
+        let order = Order { ctx: &self.ctx, args: &self.args, memory: process.memory, grace };
+        let said = supervise(launcher, order).await;
+        if self.options.measure_performance {
+            self.measured(began.elapsed(), format_args!("in a process of its own"));
+        }
+        self.end(said)
     }
 
     fn begin(&self) {
@@ -142,14 +157,8 @@ impl Attempt {
         }
     }
 
-    fn measured(&self, wall: Duration, busy: Option<Duration>) {
-        self.ctx.log_at(
-            LogLevel::Info,
-            match busy {
-                Some(busy) => format!("took {wall:.1?}, of which {busy:.1?} on a core"),
-                None => format!("took {wall:.1?} on a thread of its own"),
-            },
-        );
+    fn measured(&self, wall: Duration, how: std::fmt::Arguments<'_>) {
+        self.ctx.log(format!("took {wall:.1?}, {how}"));
     }
 
     fn end(self, said: Option<Said>) -> Finish {
@@ -191,12 +200,7 @@ type Ended = (Outcome, Option<String>, Option<AttemptError>);
 fn outcome_of(said: Option<Said>, reason: Option<CancelReason>, ctx: &Ctx) -> Ended {
     match said {
         Some(Ok(Ok(result))) if PAYLOAD_MAX < result.len() => {
-            let message = format!(
-                "the result is {} bytes, over the limit of {PAYLOAD_MAX}; store it elsewhere and \
-                 return a reference",
-                result.len()
-            );
-            errored(true, None, error(message, Some("task.result_too_large")))
+            error_outcome(&result_too_large(result.len()), None)
         }
         Some(Ok(Ok(result))) => (Outcome::Succeeded, Some(result), None),
         Some(Ok(Err(task_error))) => error_outcome(&task_error, reason),
@@ -213,6 +217,15 @@ fn outcome_of(said: Option<Said>, reason: Option<CancelReason>, ctx: &Ctx) -> En
             Some(reason) => stopped(reason, ctx),
         },
     }
+}
+
+/// The error of a body whose result is not kept.
+pub(crate) fn result_too_large(bytes: usize) -> TaskError {
+    let message = format!(
+        "the result is {bytes} bytes, over the limit of {PAYLOAD_MAX}; store it elsewhere and \
+         return a reference"
+    );
+    TaskError::permanent(message).code("task.result_too_large")
 }
 
 fn error(message: String, code: Option<&str>) -> AttemptError {

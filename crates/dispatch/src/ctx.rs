@@ -11,13 +11,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Why an attempt is asked to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CancelReason {
     /// Somebody cancelled the job.
     Requested,
     /// The node drains: the job returns to `ready` with its attempt given back.
     Drain,
-    /// The attempt's timeout passed (seen by blocking tasks; an async body is dropped).
+    /// The attempt's timeout passed (seen by blocking tasks and in child processes; an async body is
+    /// dropped).
     TimedOut,
     /// The lease was lost: another attempt owns the job, and nothing said here counts.
     LeaseLost,
@@ -76,6 +78,11 @@ pub struct LogLine {
     pub text: String,
 }
 
+/// Where lines of log go at once, past the heartbeat: the way out of a child process.
+pub(crate) trait Outlet: std::fmt::Debug + Send + Sync {
+    fn log(&self, level: LogLevel, text: String);
+}
+
 /// What an attempt knows of itself. Cheap to clone; `Send` and `Sync`.
 ///
 /// In unit tests, [`Ctx::detached`] makes one that belongs to no job.
@@ -98,6 +105,7 @@ struct Inner {
     /// Written by the attempt, taken by the heartbeat.
     signs: Mutex<Signs>,
     clock: Option<Arc<dyn Clock>>,
+    outlet: Option<Arc<dyn Outlet>>,
 }
 
 #[derive(Debug, Default)]
@@ -245,6 +253,10 @@ impl Ctx {
         } else {
             cut(text.into(), Self::LOG_LINE_MAX)
         };
+        if let Some(outlet) = &self.0.outlet {
+            drop(signs);
+            return outlet.log(level, text);
+        }
         let at = self.0.clock.as_ref().map(|it| it.now()).unwrap_or_default();
         signs.lines.push(LogLine { at, level, text });
     }
@@ -288,6 +300,7 @@ impl CtxBuilder {
             reason: AtomicU8::new(0),
             signs: Mutex::default(),
             clock: None,
+            outlet: None,
         })
     }
 
@@ -324,6 +337,13 @@ impl CtxBuilder {
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.0.clock = Some(clock);
+        self
+    }
+
+    /// Where its log lines go at once.
+    #[must_use]
+    pub(crate) fn outlet(mut self, outlet: Arc<dyn Outlet>) -> Self {
+        self.0.outlet = Some(outlet);
         self
     }
 

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::attempt::{Attempt, interrupted};
 use crate::board::Board;
 use crate::pool::Pool;
+use crate::process::Launcher;
 use crate::{CancelReason, Registry, Runner};
 
 /// What the dispatcher should do. Only ever moves on.
@@ -56,6 +57,7 @@ pub(crate) struct Dispatcher {
     board: Arc<Board>,
     pools: Vec<Pool>,
     offload: Arc<Offload>,
+    launcher: Arc<Launcher>,
     mode: watch::Receiver<Mode>,
     ready: watch::Receiver<u64>,
     node: watch::Receiver<NodeId>,
@@ -90,13 +92,14 @@ pub(crate) struct Parts {
     pub(crate) board: Arc<Board>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) offload: Arc<Offload>,
+    pub(crate) launcher: Arc<Launcher>,
     pub(crate) mode: watch::Receiver<Mode>,
     pub(crate) grace: Duration,
 }
 
 impl Dispatcher {
     pub(crate) fn new(parts: Parts) -> Dispatcher {
-        let Parts { store, clock, registry, board, pools, offload, mode, grace } = parts;
+        let Parts { store, clock, registry, board, pools, offload, launcher, mode, grace } = parts;
         // Every running attempt can end without waiting for the dispatcher.
         let capacity = pools.iter().map(Pool::capacity).sum::<usize>().max(1);
         let (ended_in, ended_out) = mpsc::channel(capacity);
@@ -109,6 +112,7 @@ impl Dispatcher {
             board,
             pools,
             offload,
+            launcher,
             mode,
             ready,
             node,
@@ -316,6 +320,13 @@ impl Dispatcher {
         self.board.add(claimed.id, claimed.fence, ctx.clone());
         let ended = self.ended_in.clone();
         match &entry.runner {
+            _ if entry.options.process.is_some() => {
+                let launcher = Arc::clone(&self.launcher);
+                self.attempts.spawn("attempt", async move {
+                    let finish = attempt.run_in_child(&launcher).await;
+                    ended.send((pool, finish)).await.ok();
+                });
+            }
             Runner::Async(runner) => {
                 let runner = Arc::clone(runner);
                 self.attempts.spawn("attempt", async move {

@@ -1,5 +1,6 @@
 //! A node: one running copy of the program, with everything in it.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use crate::board::Board;
 use crate::dispatcher::{Dispatcher, Mode, Parts};
 use crate::heartbeat::{BEAT_EVERY, Heart, HeartThread};
 use crate::pool::Pool;
+use crate::process::Launcher;
 use crate::upkeep::{promote_loop, prune_loop, rescue, rescue_loop};
-use crate::{PoolConfig, Registry, Runner};
+use crate::{PoolConfig, Registry, SlotKind};
 
 /// How long ended jobs and events are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,10 @@ pub struct NodeConfig {
     pub pools: Vec<PoolConfig>,
     /// Slots for blocking tasks, each a thread of its own.
     pub blocking: Vec<PoolConfig>,
+    /// Slots for attempts in child processes.
+    pub processes: Vec<PoolConfig>,
+    /// The arguments of child processes, without the name of the program.
+    pub child_args: Vec<OsString>,
     /// How long a body has between the wish to cancel it and its drop.
     pub grace: Duration,
     /// How long ended jobs are kept.
@@ -90,7 +96,11 @@ impl Node {
             pools: pools(&config, &registry),
             registry: Arc::new(registry),
             board: Arc::clone(&board),
-            offload: offload(&config),
+            offload: Arc::new(Offload::new("taskloom-blocking", n_slots(&config.blocking))),
+            launcher: Arc::new(Launcher::new(
+                config.child_args.clone(),
+                n_slots(&config.processes),
+            )),
             mode: mode_out,
             grace: config.grace,
         });
@@ -173,22 +183,21 @@ impl Hurry {
 }
 
 fn pools(config: &NodeConfig, registry: &Registry) -> Vec<Pool> {
-    let names = |is_blocking: bool| -> Arc<[Arc<str>]> {
-        registry
-            .iter()
-            .filter(|it| matches!(it.runner, Runner::Blocking(_)) == is_blocking)
-            .map(|it| Arc::clone(&it.name))
-            .collect()
+    let kinds = [
+        (SlotKind::Async, &config.pools),
+        (SlotKind::Blocking, &config.blocking),
+        (SlotKind::Process, &config.processes),
+    ];
+    let of_kind = |(kind, configs): (SlotKind, &Vec<PoolConfig>)| {
+        let tasks = registry.iter().filter(|it| it.slot_kind() == kind);
+        let tasks: Arc<[Arc<str>]> = tasks.map(|it| Arc::clone(&it.name)).collect();
+        configs.iter().map(|it| Pool::new(it, Arc::clone(&tasks))).collect::<Vec<_>>()
     };
-    let (of_async, of_blocking) = (names(false), names(true));
-    let pools = config.pools.iter().map(|it| Pool::new(it, Arc::clone(&of_async)));
-    let blocking = config.blocking.iter().map(|it| Pool::new(it, Arc::clone(&of_blocking)));
-    pools.chain(blocking).collect()
+    kinds.into_iter().flat_map(of_kind).collect()
 }
 
-fn offload(config: &NodeConfig) -> Arc<Offload> {
-    let n_threads = config.blocking.iter().map(|it| it.slots).sum::<usize>();
-    Arc::new(Offload::new("taskloom-blocking", n_threads.max(1)))
+fn n_slots(pools: &[PoolConfig]) -> usize {
+    pools.iter().map(|it| it.slots).sum()
 }
 
 async fn beat_routine(heart: Heart, stop: Cancellation) {

@@ -16,9 +16,20 @@ type AsyncRunner =
 /// JSON in, JSON out, on a thread.
 type BlockingRunner = Arc<dyn Fn(&Ctx, &str) -> Result<String, TaskError> + Send + Sync>;
 
-/// The body of a task: which kind of slot it needs, and how to run it.
+/// What an attempt takes while it is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotKind {
+    /// A place among the futures of the node.
+    Async,
+    /// A thread.
+    Blocking,
+    /// A child process.
+    Process,
+}
+
+/// The body of a task: how to run it, once it is where it should run.
 #[derive(Clone)]
-#[expect(missing_docs, reason = "the kinds of slots")]
+#[expect(missing_docs, reason = "the kinds of bodies")]
 pub enum Runner {
     Async(AsyncRunner),
     Blocking(BlockingRunner),
@@ -65,6 +76,16 @@ impl Entry {
         let runner: BlockingRunner =
             Arc::new(move |ctx, args| encode(&task.run(ctx, decode::<T::Args>(args)?)?));
         Entry { name: Arc::from(T::NAME), options, runner: Runner::Blocking(runner) }
+    }
+
+    /// Which kind of slot its attempts take.
+    #[must_use]
+    pub fn slot_kind(&self) -> SlotKind {
+        match (&self.options.process, &self.runner) {
+            (Some(_), _) => SlotKind::Process,
+            (None, Runner::Async(_)) => SlotKind::Async,
+            (None, Runner::Blocking(_)) => SlotKind::Blocking,
+        }
     }
 }
 

@@ -24,6 +24,27 @@ pub struct TaskOptions {
     pub log_execution: bool,
     /// Record each attempt's wall time and its busy (poll) time in its log.
     pub measure_performance: bool,
+    /// Run each attempt in a child process; `None`: inside the node.
+    pub process: Option<ProcessOptions>,
+}
+
+/// How attempts run in a child process of their own: for a body that may leak, crash, or must be
+/// killable.
+///
+/// The child is the node's own program, with the same arguments and environment. It does what
+/// `main` does up to `TaskSystem::start`, so that the task has its state, then runs one attempt
+/// and exits: it neither opens the store nor comes back from `start`. **Whatever `main` does before
+/// that runs in every child too.** A crash of the child is an errored attempt. When the attempt
+/// should end, by a timeout, a cancellation or a drain, the child's [`Ctx`] is cancelled, and after
+/// `grace` the child is killed, with every process of its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProcessOptions {
+    /// How much memory the child may have, in bytes: what is private and writable, which is less
+    /// than its address space. A body that needs more ends as `task.out_of_memory`. It holds on
+    /// Linux. `None`: as much as the system gives.
+    pub memory: Option<u64>,
+    /// How long the body has between the wish to end and the kill; `None`: as the node says.
+    pub grace: Option<Duration>,
 }
 
 /// Work with a name, run on the async slots of a node.

@@ -12,7 +12,7 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Attribute, FnArg, ItemFn, ReturnType};
 
-use crate::options::Options;
+use crate::options::{Options, Process};
 use crate::signature::Signature;
 
 pub(crate) fn expand(
@@ -262,7 +262,27 @@ fn settings(options: &Options) -> TokenStream {
         .map(|name| quote!(options.queue = ::core::option::Option::Some(#name);));
     let log = options.log_execution.then(|| quote!(options.log_execution = true;));
     let measure = options.measure_performance.then(|| quote!(options.measure_performance = true;));
-    quote! { #max_attempts #backoff #factor #max #jitter #timeout #priority #queue #log #measure }
+    let process = options.process.as_ref().map(process);
+    quote! {
+        #max_attempts #backoff #factor #max #jitter #timeout #priority #queue #log #measure #process
+    }
+}
+
+fn process(process: &Process) -> TokenStream {
+    let memory = option(process.memory.map(|bytes| quote!(#bytes)));
+    let grace = option(process.grace.map(duration));
+    quote! {
+        options.process = ::core::option::Option::Some(
+            ::taskloom::ProcessOptions { memory: #memory, grace: #grace }
+        );
+    }
+}
+
+fn option(value: Option<TokenStream>) -> TokenStream {
+    match value {
+        Some(value) => quote!(::core::option::Option::Some(#value)),
+        None => quote!(::core::option::Option::None),
+    }
 }
 
 fn duration(duration: Duration) -> TokenStream {

@@ -49,7 +49,8 @@ use crate::signature::Signature;
 /// whose error turns into a `taskloom::TaskError` by `Into`.
 ///
 /// # Settings
-/// All may stand in `#[task(…)]`, and all but `name` and `blocking` as an attribute under it:
+/// All may stand in `#[task(…)]`, and all but `name`, `blocking` and `process` as an attribute
+/// under it:
 ///
 /// | setting | also | meaning | default |
 /// |---|---|---|---|
@@ -65,6 +66,21 @@ use crate::signature::Signature;
 /// | `log_execution` | | logs each attempt's start and end | no |
 /// | `measure_performance` | | logs each attempt's wall and busy time | no |
 /// | `blocking` | | says that the plain `fn` is meant so | |
+/// | `process` | | runs each attempt in a child process | in the node |
+/// | `process(memory = "512MB")` | | its cap: `kB`, `MB`, `GB`, `KiB`, … | none |
+/// | `process(grace = "5s")` | | from the wish to end to the kill | as the node says |
+///
+/// # Child processes
+/// `#[task(process)]` is for a body that may leak, crash, or must be killable, an `async fn` or a
+/// plain one. The node starts its own program again, with the same arguments and environment; the
+/// child runs `main` up to `TaskSystem::start`, does one attempt there, and exits. It never comes
+/// back from `start`, and never opens the store. **Whatever `main` does before `start` happens in
+/// every child too**: a line it prints, a job it submits, a port it binds. Put
+/// `taskloom::run_child_if_asked()` first in `main` to have nothing before it. A crash is an
+/// errored attempt; a timeout, a cancellation or a drain cancels the child's `Ctx`, and after the
+/// grace kills it with all it has started. The body shares no memory with the node: its statics
+/// are those of a fresh program. An attempt costs some 5 ms more than one in the node, and what
+/// `main` takes up to `start`. Unix only; the cap on memory holds on Linux.
 ///
 /// Durations are a number of seconds, or a text of `ms`, `s`, `m`, `h` and `d`: `"1h30m"`.
 #[proc_macro_attribute]

@@ -11,7 +11,7 @@ use crate::{Errors, nearest};
 /// The settings that may also stand as an attribute of their own.
 pub(crate) const HELPERS: [&str; 6] =
     ["retry", "timeout", "priority", "queue", "log_execution", "measure_performance"];
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "name",
     "retry",
     "timeout",
@@ -20,9 +20,13 @@ const KEYS: [&str; 8] = [
     "log_execution",
     "measure_performance",
     "blocking",
+    "process",
 ];
 const RETRY_KEYS: [&str; 5] = ["max_attempts", "backoff", "factor", "max", "jitter"];
+const PROCESS_KEYS: [&str; 2] = ["memory", "grace"];
 const PRIORITY_MAX: u8 = 9;
+/// Less than this holds no program, in bytes.
+const MEMORY_MIN: u64 = 16_000_000;
 /// The longest name of a task or a queue, in bytes, as the store has it.
 const NAME_MAX: usize = 255;
 /// Longer than any program runs; what is over it is a slip.
@@ -38,8 +42,17 @@ pub(crate) struct Options {
     pub(crate) queue: Option<String>,
     pub(crate) log_execution: bool,
     pub(crate) measure_performance: bool,
+    pub(crate) process: Option<Process>,
     /// Where `blocking` stands.
     blocking: Option<Span>,
+}
+
+/// What they say of child processes.
+#[derive(Default)]
+pub(crate) struct Process {
+    /// In bytes.
+    pub(crate) memory: Option<u64>,
+    pub(crate) grace: Option<Duration>,
 }
 
 /// What they say of retries.
@@ -99,15 +112,20 @@ impl Options {
             "log_execution" => self.log_execution = read_flag(setting)?,
             "measure_performance" => self.measure_performance = read_flag(setting)?,
             "blocking" => self.blocking = read_flag(setting)?.then_some(setting.span),
+            "process" => self.process = Process::read(setting)?,
             "task" => return Err(syn::Error::new(setting.span, "#[task] is given twice")),
             _ => return Err(unknown(key, setting.span, &KEYS)),
         }
         Ok(())
     }
 
-    /// Whether `blocking` and the kind of function agree.
+    /// Whether `blocking` agrees with the kind of function, and with `process`.
     pub(crate) fn check_kind(&self, signature: &syn::Signature, errors: &mut Errors) {
-        if let Some(span) = self.blocking
+        if let (Some(span), Some(_)) = (self.blocking, &self.process) {
+            let what = "an attempt has a child process or a thread of the node: remove `blocking` \
+                        or `process`; in a child, a plain `fn` may block as it likes";
+            errors.say(span, what);
+        } else if let Some(span) = self.blocking
             && signature.asyncness.is_some()
         {
             errors.say(
@@ -125,27 +143,82 @@ impl Options {
     }
 }
 
+/// Reads the settings in the parentheses of another one, each at most once. `example` is one that
+/// is right.
+fn read_list(
+    list: &[Setting],
+    example: &str,
+    mut set: impl FnMut(&str, &Setting) -> syn::Result<()>,
+) -> Errors {
+    let mut seen = Vec::new();
+    let mut errors = Errors::default();
+    for inner in list {
+        let Some(key) = inner.key.as_ref().map(ToString::to_string) else {
+            errors.say(inner.span, format!("say which: {example}"));
+            continue;
+        };
+        if seen.contains(&key) {
+            errors.say(inner.span, format!("`{key}` is given twice: keep one of the two"));
+            continue;
+        }
+        errors.take(set(&key, inner));
+        seen.push(key);
+    }
+    errors
+}
+
+impl Process {
+    /// `None` for `process = false`.
+    fn read(setting: &Setting) -> syn::Result<Option<Process>> {
+        let list = match &setting.value {
+            Value::List(list) => list.as_slice(),
+            Value::Flag | Value::Literal(Lit::Bool(_)) => {
+                return Ok(read_flag(setting)?.then(Process::default));
+            }
+            Value::Literal(_) => {
+                let what = "say it alone, or how: process(memory = \"512MB\", grace = \"5s\")";
+                return Err(syn::Error::new(setting.span, what));
+            }
+        };
+        let mut process = Process::default();
+        let example = "process(memory = \"512MB\", grace = \"5s\")";
+        let errors = read_list(list, example, |key, inner| process.set(key, inner));
+        errors.0.map_or(Ok(Some(process)), Err)
+    }
+
+    fn set(&mut self, key: &str, setting: &Setting) -> syn::Result<()> {
+        match key {
+            "memory" => {
+                let literal = literal_of(setting)?;
+                let text = match literal {
+                    Lit::Str(text) => text.value(),
+                    _ => String::new(),
+                };
+                let Ok(bytes) = taskloom_model::parse_size(&text) else {
+                    let what = "`memory` is a number and a unit in quotes: \"512MB\", \"2GiB\"";
+                    return Err(syn::Error::new(literal.span(), what));
+                };
+                if bytes < MEMORY_MIN {
+                    let what = "this holds no program: give it 16 MB at least";
+                    return Err(syn::Error::new(literal.span(), what));
+                }
+                self.memory = Some(bytes);
+            }
+            "grace" => self.grace = Some(read_duration(literal_of(setting)?)?),
+            _ => return Err(unknown(key, setting.span, &PROCESS_KEYS)),
+        }
+        Ok(())
+    }
+}
+
 impl Retry {
     fn read(setting: &Setting) -> syn::Result<Retry> {
+        let example = "retry(max_attempts = 3, backoff = \"2s\")";
         let Value::List(list) = &setting.value else {
-            let what = "say how: retry(max_attempts = 3, backoff = \"2s\")";
-            return Err(syn::Error::new(setting.span, what));
+            return Err(syn::Error::new(setting.span, format!("say how: {example}")));
         };
         let mut retry = Retry::default();
-        let mut seen = Vec::new();
-        let mut errors = Errors::default();
-        for inner in list {
-            let Some(key) = inner.key.as_ref().map(ToString::to_string) else {
-                errors.say(inner.span, "say which: retry(max_attempts = 3, backoff = \"2s\")");
-                continue;
-            };
-            if seen.contains(&key) {
-                errors.say(inner.span, format!("`{key}` is given twice: keep one of the two"));
-                continue;
-            }
-            errors.take(retry.set(&key, inner));
-            seen.push(key);
-        }
+        let mut errors = read_list(list, example, |key, inner| retry.set(key, inner));
         if let (Some(backoff), Some(max)) = (retry.backoff, retry.max)
             && max < backoff
         {

@@ -9,6 +9,7 @@ mod duration;
 mod id;
 mod job;
 mod retry;
+mod size;
 mod time;
 
 pub use apply::{Command, Effect, EventKind, Refusal, apply};
@@ -18,4 +19,5 @@ pub use job::{
     CRASHES_MAX, DependencyPolicy, FailReason, Job, Life, Outcome, Rules, State, StateName,
 };
 pub use retry::{Backoff, Jitter, RetryPolicy, RetryPolicyError, Roll};
+pub use size::{SizeError, parse_size};
 pub use time::Time;

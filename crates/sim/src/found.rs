@@ -84,6 +84,8 @@ async fn a_hurried_drain_drops_the_bodies_before_it_gives_their_jobs_back() {
         name: "hurried".into(),
         pools: vec![PoolConfig { queues: Queues::Except(Arc::from([])), slots: 2 }],
         blocking: Vec::new(),
+        processes: Vec::new(),
+        child_args: Vec::new(),
         grace: Duration::from_secs(60),
         retention: taskloom_dispatch::Retention::default(),
         heartbeat_thread: false,

@@ -157,6 +157,8 @@ fn config(view: usize, rng: &mut Rng) -> NodeConfig {
         name: format!("program {view}"),
         pools,
         blocking: Vec::new(),
+        processes: Vec::new(),
+        child_args: Vec::new(),
         grace: GRACE,
         retention: Retention::default(),
         heartbeat_thread: false,

@@ -1,5 +1,6 @@
 //! Setting up a system: which store, which tasks, how many slots.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,10 @@ pub struct Builder {
     max_workers: usize,
     queues: Vec<(Arc<str>, usize)>,
     blocking_workers: usize,
+    max_processes: usize,
+    child_args: Option<Vec<OsString>>,
+    /// Run what asks for a child process inside this one.
+    pub(crate) childless: bool,
     pub(crate) heartbeat_thread: bool,
     options: SqliteOptions,
     drain_deadline: Duration,
@@ -44,7 +49,10 @@ impl Builder {
             with_registered: true,
             max_workers: MAX_WORKERS_DEFAULT,
             queues: Vec::new(),
-            blocking_workers: std::thread::available_parallelism().map_or(2, usize::from),
+            blocking_workers: n_cores(),
+            max_processes: n_cores(),
+            child_args: None,
+            childless: false,
             heartbeat_thread: true,
             options: SqliteOptions::default(),
             drain_deadline: Duration::from_secs(30),
@@ -71,6 +79,21 @@ impl Builder {
     /// cores unless said otherwise.
     pub fn blocking_workers(mut self, n: usize) -> Self {
         self.blocking_workers = n;
+        self
+    }
+
+    /// How many attempts run at once in child processes; as many as there are cores unless said
+    /// otherwise. See [`crate::ProcessOptions`].
+    pub fn max_processes(mut self, n: usize) -> Self {
+        self.max_processes = n;
+        self
+    }
+
+    /// The arguments of child processes, without the name of the program; those of this process
+    /// unless said otherwise. For a program that comes to `start` another way when it has others,
+    /// as a test does: `["--exact", "name_of_a_test", "--nocapture"]`.
+    pub fn child_args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.child_args = Some(args.into_iter().map(Into::into).collect());
         self
     }
 
@@ -139,7 +162,8 @@ impl Builder {
         self
     }
 
-    /// Opens the store and starts a node that works on it.
+    /// Opens the store and starts a node that works on it. In a child process, which such a node
+    /// has started, it runs an attempt instead and ends the process.
     ///
     /// # Errors
     /// [`Error::Store`] when the store can't be opened, [`Error::Registry`] when two tasks have
@@ -148,6 +172,7 @@ impl Builder {
     /// # Cancel safety
     /// A dropped start may leave a node behind, which is rescued as a dead one.
     pub async fn start(self) -> Result<TaskSystem, Error> {
+        self.run_if_child("TaskSystem::start").await?;
         let store = self.open_store()?;
         self.start_on(store).await
     }
@@ -160,7 +185,8 @@ impl Builder {
         Ok(TaskSystem::new(store, Some(node), deadline))
     }
 
-    /// Opens the store without a node: to submit, read, cancel and wait.
+    /// Opens the store without a node: to submit, read, cancel and wait. A child process of a node
+    /// goes no further than [`Builder::start`] does.
     ///
     /// # Errors
     /// [`Error::Store`] when the store can't be opened.
@@ -168,6 +194,7 @@ impl Builder {
     /// # Cancel safety
     /// Safe.
     pub async fn connect(self) -> Result<TaskSystem, Error> {
+        self.run_if_child("connect").await?;
         let store = self.open_store()?;
         Ok(TaskSystem::new(store, None, self.drain_deadline))
     }
@@ -205,15 +232,24 @@ impl Builder {
         })
     }
 
+    /// Never comes back in a child process.
+    async fn run_if_child(&self, place: &str) -> Result<(), Error> {
+        let Some(wish) = crate::child::wish() else { return Ok(()) };
+        match self.registry()?.get(wish.task()) {
+            Some(entry) => wish.run(entry, Arc::clone(&self.clock)).await,
+            None => wish.refuse(place).await,
+        }
+    }
+
     fn registry(&self) -> Result<Registry, Error> {
         let mut registry = Registry::default();
-        for entry in &self.entries {
-            registry.add(entry.clone())?;
-        }
-        if self.with_registered {
-            for registration in inventory::iter::<Registration> {
-                registry.add((registration.0)())?;
+        let registered = inventory::iter::<Registration>.into_iter().map(|it| (it.0)());
+        let registered = registered.filter(|_| self.with_registered);
+        for mut entry in self.entries.iter().cloned().chain(registered) {
+            if self.childless {
+                entry.options.process = None;
             }
+            registry.add(entry)?;
         }
         Ok(registry)
     }
@@ -229,7 +265,9 @@ impl Builder {
         NodeConfig {
             name: self.name.clone(),
             pools,
-            blocking: vec![PoolConfig { queues: all, slots: self.blocking_workers }],
+            blocking: vec![PoolConfig { queues: all.clone(), slots: self.blocking_workers }],
+            processes: vec![PoolConfig { queues: all, slots: self.max_processes }],
+            child_args: self.child_args.clone().unwrap_or_else(own_args),
             grace: self.grace,
             retention: self.retention,
             heartbeat_thread: self.heartbeat_thread,
@@ -262,6 +300,14 @@ fn address(
         ":memory:" => Ok((None, options)),
         path => Ok((Some(PathBuf::from(path)), options)),
     }
+}
+
+fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+fn own_args() -> Vec<OsString> {
+    std::env::args_os().skip(1).collect()
 }
 
 fn host_name() -> String {

@@ -5,6 +5,7 @@
 //! [`testing`] for how to test it.
 
 mod builder;
+mod child;
 mod clock;
 mod duration;
 mod error;
@@ -17,6 +18,7 @@ pub mod testing;
 mod waiters;
 
 pub use builder::{Builder, MAX_WORKERS_DEFAULT};
+pub use child::run_child_if_asked;
 pub use clock::{SystemClock, TokioClock};
 pub use duration::IntoDuration;
 pub use error::{Error, JobError};
@@ -27,15 +29,16 @@ pub use invocation::{
 pub use submit::Submit;
 pub use system::TaskSystem;
 pub use taskloom_dispatch::{
-    BlockingTask, CancelReason, Ctx, CtxBuilder, Entry, LogLevel, Progress, RegistryError,
-    Retention, Task, TaskError, TaskErrorKind, TaskOptions,
+    BlockingTask, CancelReason, Ctx, CtxBuilder, Entry, LogLevel, ProcessOptions, Progress,
+    RegistryError, Retention, Task, TaskError, TaskErrorKind, TaskOptions,
 };
 pub use taskloom_macros::{
     log_execution, measure_performance, priority, queue, retry, task, timeout,
 };
 pub use taskloom_model::{
     Backoff, DependencyPolicy, DurationError, EventKind, FailReason, Fence, Jitter, JobId, NodeId,
-    Outcome, Priority, Refusal, RetryPolicy, StateName, Time, parse_duration,
+    Outcome, Priority, Refusal, RetryPolicy, SizeError, StateName, Time, parse_duration,
+    parse_size,
 };
 pub use taskloom_store::sqlite::Synchronous;
 #[cfg(feature = "torture")]

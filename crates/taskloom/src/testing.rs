@@ -35,7 +35,7 @@ use crate::{Builder, Error, TaskSystem, TokioClock};
 /// paused one jumps over delays and backoffs.
 ///
 /// Blocking tasks run on threads that a paused clock does not wait for: don't give them timeouts
-/// in such tests.
+/// in such tests. Attempts that ask for a child process run inside the test.
 #[derive(Debug)]
 pub struct TestSystem {
     system: TaskSystem,
@@ -127,6 +127,7 @@ impl TestSystem {
         let mut builder: Builder = TaskSystem::open(&self.url);
         builder.clock = Arc::new(self.clock);
         builder.heartbeat_thread = false;
+        builder.childless = true;
         for entry in &self.entries {
             builder = builder.entry(entry.clone());
         }

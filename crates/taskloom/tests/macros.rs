@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use taskloom::{
-    Backoff, Ctx, Entry, Invocation, Jitter, Priority, RetryPolicy, Task, TaskError, TaskErrorKind,
-    TaskOptions, task,
+    Backoff, Ctx, Entry, Invocation, Jitter, Priority, ProcessOptions, RetryPolicy, Task,
+    TaskError, TaskErrorKind, TaskOptions, task,
 };
-use taskloom_dispatch::Runner;
+use taskloom_dispatch::{Runner, SlotKind};
 
 /// Fetches something.
 #[task("api_fetch")]
@@ -59,6 +59,22 @@ fn sum(ctx: &Ctx, numbers: Vec<i64>) -> Result<i64, TaskError> {
 #[task(blocking)]
 fn sum_said_to_block(numbers: Vec<i64>) -> Result<i64, TaskError> {
     Ok(numbers.iter().sum())
+}
+
+#[task(process)]
+async fn in_a_child(ctx: &Ctx) -> Result<(), TaskError> {
+    ctx.log("in a child");
+    Ok(())
+}
+
+#[task(process(memory = "64MiB", grace = "5s"))]
+fn in_a_small_child() -> Result<(), TaskError> {
+    Ok(())
+}
+
+#[task(process = false)]
+async fn in_no_child() -> Result<(), TaskError> {
+    Ok(())
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -159,6 +175,7 @@ fn both_forms_of_settings_mean_the_same() {
         timeout: Some(Duration::from_secs(30)),
         log_execution: true,
         measure_performance: true,
+        process: None,
     };
     assert_eq!(entry("api_fetch").options, expected);
     assert_eq!(entry("api_fetch_2").options, expected);
@@ -269,6 +286,17 @@ fn async_functions_take_slots_and_plain_ones_take_threads() {
     for name in ["sum", "sum_said_to_block"] {
         assert!(matches!(entry(name).runner, Runner::Blocking(_)), "{name}");
     }
+}
+
+#[test]
+fn either_kind_of_function_may_ask_for_a_child_process() {
+    let entry_of = |name| (entry(name).slot_kind(), entry(name).options.process);
+    let plain = ProcessOptions::default();
+    assert_eq!(entry_of("in_a_child"), (SlotKind::Process, Some(plain)));
+    let small = ProcessOptions { memory: Some(64 << 20), grace: Some(Duration::from_secs(5)) };
+    assert_eq!(entry_of("in_a_small_child"), (SlotKind::Process, Some(small)));
+    assert_eq!(entry_of("in_no_child"), (SlotKind::Async, None));
+    assert_eq!(entry_of("sum"), (SlotKind::Blocking, None));
 }
 
 #[test]
