@@ -12,6 +12,7 @@
 mod claim;
 mod events;
 mod finish;
+mod front;
 mod lane;
 mod listen;
 mod names;
@@ -35,7 +36,7 @@ pub use nodes::LEASE;
 pub use open::PostgresOptions;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use taskloom_model::{Command, Fence, JobId, NodeId};
 
@@ -90,6 +91,7 @@ impl PostgresStore {
         let hearing = Arc::new(Hearing {
             tells: Tells::new(),
             newest_event: AtomicU64::new(0),
+            has_many_dead: AtomicBool::new(false),
             outbox: listen::Outbox::default(),
         });
         let lane = |name: &str| Lane::start(name, Arc::clone(&server), Arc::clone(&hearing));

@@ -2,6 +2,7 @@
 //! process is taking are passed over.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::try_join_all;
 use taskloom_model::{
@@ -10,6 +11,7 @@ use taskloom_model::{
 use tokio_postgres::Row;
 
 use super::Result;
+use super::front::Ranges;
 use super::lane::Ask;
 use super::names::NEW_LANES;
 use super::rows::{self, AWAITED, Loaded, Stored, big, count, key};
@@ -39,13 +41,44 @@ pub(super) const FRONT: &str = "SELECT lane, count(*) FROM (SELECT l.lane, f.ran
      FROM unnest($1::int[]) AS l(lane) CROSS JOIN LATERAL (SELECT rank, job FROM hot \
      WHERE state = 2 AND lane = l.lane ORDER BY rank, job LIMIT $2) AS f \
      ORDER BY f.rank, f.job LIMIT $2) AS front GROUP BY lane";
-pub(super) const CLAIM: &str = "WITH taken AS (UPDATE hot SET state = 3, node = $3, started = $4, \
-     fence = fence + 1, attempts = attempts + 1 \
-     WHERE job = ANY(ARRAY(SELECT job FROM hot WHERE state = 2 AND lane = $1 \
-     ORDER BY rank, job LIMIT $2 FOR UPDATE SKIP LOCKED)) \
-     RETURNING job, fence, lane, rank, attempts, crashes, snoozes, flags) \
-     SELECT t.job, t.fence, t.lane, t.rank, t.attempts, t.crashes, t.snoozes, t.flags, \
-     j.created, j.policy, j.extra, j.args FROM taken t JOIN jobs j ON j.job = t.job";
+/// The same, of ranges.
+pub(super) const FRONT_RANGES: &str = "SELECT lane, count(*) FROM (SELECT l.lane, l.rank, f.job \
+     FROM unnest($1::int[], $3::smallint[], $4::bigint[], $5::bigint[]) \
+     AS l(lane, rank, low, high) CROSS JOIN LATERAL (SELECT job FROM hot \
+     WHERE state = 2 AND lane = l.lane AND (rank, job) >= (l.rank, l.low) \
+     AND (rank, job) < (l.rank, l.high) ORDER BY rank, job LIMIT $2) AS f ORDER BY l.rank, f.job LIMIT $2) AS front GROUP BY lane";
+
+/// A statement that gives a node the leases of the jobs that `$of` finds and locks.
+macro_rules! claim {
+    ($of:literal) => {
+        concat!(
+            "WITH taken AS (UPDATE hot SET state = 3, node = $3, started = $4, \
+             fence = fence + 1, attempts = attempts + 1 WHERE job = ANY(ARRAY(",
+            $of,
+            ")) RETURNING job, fence, lane, rank, attempts, crashes, snoozes, flags) \
+             SELECT t.job, t.fence, t.lane, t.rank, t.attempts, t.crashes, t.snoozes, t.flags, \
+             j.created, j.policy, j.extra, j.args FROM taken t JOIN jobs j ON j.job = t.job"
+        )
+    };
+}
+pub(super) const CLAIM: &str = claim!(
+    "SELECT job FROM hot WHERE state = 2 AND lane = $1 \
+     ORDER BY rank, job LIMIT $2 FOR UPDATE SKIP LOCKED"
+);
+/// From ranges, one after the other: what is behind the limit is neither read nor locked. Pairs are
+/// compared because only the index of the ready ones knows their order.
+pub(super) const CLAIM_RANGES: &str = claim!(
+    "SELECT f.job FROM unnest($1::int[], $5::smallint[], $6::bigint[], $7::bigint[]) \
+     AS l(lane, rank, low, high) CROSS JOIN LATERAL (SELECT job FROM hot \
+     WHERE state = 2 AND lane = l.lane AND (rank, job) >= (l.rank, l.low) \
+     AND (rank, job) < (l.rank, l.high) ORDER BY rank, job FOR UPDATE SKIP LOCKED) AS f LIMIT $2"
+);
+
+/// By priority, then age: what RETURNING gives has no order of its own.
+fn in_order(mut taken: Vec<Row>) -> Vec<Row> {
+    taken.sort_unstable_by_key(|row| (row.get::<_, i16>(3), row.get::<_, i64>(0)));
+    taken
+}
 
 impl Tx<'_> {
     pub(super) async fn claim(&mut self, node: NodeId, demands: &[Demand]) -> Result<Vec<Claimed>> {
@@ -102,7 +135,10 @@ impl Tx<'_> {
         while 0 < room && !lanes.is_empty() {
             // What ended in this transaction may have made others ready.
             self.write_moves().await?;
-            let taken = self.take(node, &lanes, room).await?;
+            let taken = match self.fronts.is_guarded() {
+                true => self.take_guarded(node, &lanes, room).await?,
+                false => self.take(node, &lanes, room).await?,
+            };
             let n_before = claimed.len();
             let policies = taken.iter().map(|it| it.get(9));
             self.names.read_policies(self.session, policies).await?;
@@ -135,11 +171,56 @@ impl Tx<'_> {
             .iter()
             .map(|(lane, n)| async move { session.query(CLAIM, &[lane, n, &node, &now]).await });
         let ((), taken) = futures::try_join!(begin, try_join_all(taking))?;
-        let mut taken: Vec<Row> = taken.into_iter().flatten().collect();
-        // What RETURNING gives has no order of its own.
-        let order = |row: &Row| (row.get::<_, i16>(3), row.get::<_, i64>(0));
-        taken.sort_unstable_by_key(order);
-        Ok(taken)
+        Ok(in_order(taken.into_iter().flatten().collect()))
+    }
+
+    /// The same where many dead rows lie before the first ready ones.
+    async fn take_guarded(&mut self, node: NodeId, lanes: &[i32], n: usize) -> Result<Vec<Row>> {
+        self.session.prepare(&[CLAIM_RANGES, FRONT_RANGES]).await?;
+        let mut taken = Vec::new();
+        if let Some(window) = self.fronts.window(lanes, Instant::now()) {
+            let began = Instant::now();
+            taken = self.take_ranges(node, &window, n).await?;
+            self.fronts.swept(began.elapsed(), taken.len());
+        }
+        let room = n - taken.len();
+        let limit = big(room as u64);
+        let fronts: Vec<(i32, i64)> = if let [only] = lanes {
+            vec![(*only, limit)]
+        } else {
+            let Ranges { lanes, ranks, low, high } = self.fronts.ahead(lanes);
+            let rows = self.query(FRONT_RANGES, &[&lanes, &limit, &ranks, &low, &high]).await?;
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_>>()?
+        };
+        for (lane, n) in fronts {
+            let n = usize::try_from(n).unwrap_or(0);
+            if 0 < n {
+                let ahead = self.fronts.ahead(&[lane]);
+                let rows = in_order(self.take_ranges(node, &ahead, n).await?);
+                self.note_fronts(lane, &rows)?;
+                taken.extend(rows);
+            }
+        }
+        Ok(in_order(taken))
+    }
+
+    async fn take_ranges(&mut self, node: NodeId, from: &Ranges, n: usize) -> Result<Vec<Row>> {
+        let (n, node, now) = (big(n as u64), big(node.0), self.now.as_millis());
+        let Ranges { lanes, ranks, low, high } = from;
+        self.query(CLAIM_RANGES, &[lanes, &n, &node, &now, ranks, low, high]).await
+    }
+
+    /// Notes the first job of each rank.
+    fn note_fronts(&mut self, lane: i32, rows: &[Row]) -> Result<()> {
+        let (now, mut last) = (Instant::now(), None);
+        for row in rows {
+            let (job, rank): (i64, i16) = (row.try_get(0)?, row.try_get(3)?);
+            if last != Some(rank) {
+                self.fronts.saw_first((lane, rank), job, now);
+                last = Some(rank);
+            }
+        }
+        Ok(())
     }
 
     /// Gives `node` the lease of a job that was taken, or fails the job when its deadline has

@@ -9,7 +9,7 @@
 //! asked to commit, has left nothing behind and is done again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
@@ -17,9 +17,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Result;
+use super::front::Fronts;
 use super::names::Names;
 use super::open::{Opened, Server};
 use super::session::{Driver, Session};
+use super::tally::{Writer, WriterRow};
 use super::tx::Tx;
 use crate::StoreError;
 use crate::inbox::{Arrived, Inbox};
@@ -167,16 +169,25 @@ pub(super) struct Hearing {
     pub(super) tells: Arc<crate::tells::Tells>,
     /// The offset of the newest event of this process.
     pub(super) newest_event: AtomicU64,
+    /// Claims must not walk over what can't be removed.
+    pub(super) has_many_dead: AtomicBool,
     /// What the other processes have not been told yet.
     pub(super) outbox: super::listen::Outbox,
+}
+
+/// What a connection remembers between its transactions.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) names: Names,
+    pub(super) fronts: Fronts,
 }
 
 /// A connection with all that belongs to it.
 struct Line {
     session: Session,
     driver: Driver,
-    writer: i16,
-    names: Names,
+    writer: Writer,
+    known: Known,
 }
 
 struct Loop {
@@ -217,7 +228,8 @@ impl Loop {
         let opened = self.runtime.block_on(self.server.writer());
         let Opened { session, driver, writer } =
             opened.inspect_err(|error| tracing::warn!(%error, "the store can't be reached"))?;
-        self.line = Some(Line { session, driver, writer, names: Names::default() });
+        self.line =
+            Some(Line { session, driver, writer: Writer::new(writer), known: Known::default() });
         Ok(())
     }
 
@@ -287,12 +299,14 @@ impl Loop {
     fn try_commit(&mut self, works: &mut [Box<dyn Work>]) -> Result<Told> {
         self.connect()?;
         let Some(line) = &mut self.line else { return Err(StoreError::Closed) };
-        let Line { session, driver, writer, names } = line;
-        let place = (self.server.clock.now(), self.server.salt, *writer);
-        let transacting = driver.drive(transact(session, names, place, works));
+        let Line { session, driver, writer, known } = line;
+        known.fronts.guard(self.tells.has_many_dead.load(Ordering::Relaxed));
+        let place = (self.server.clock.now(), self.server.salt, writer.row());
+        let transacting = driver.drive(transact(session, known, place, works));
         let timed = async { tokio::time::timeout(COMMIT_TIME_MAX, transacting).await };
         let late = |_| StoreError::Unreachable { why: "the server does not answer".into() };
         let (told, first_event) = self.runtime.block_on(timed).map_err(late)??;
+        writer.has_committed();
         self.tells.newest_event.fetch_max(first_event.unwrap_or(0), Ordering::SeqCst);
         self.tells.tells.n_commits.fetch_add(1, Ordering::Relaxed);
         Ok(told)
@@ -314,15 +328,15 @@ fn first_batch(works: &[Box<dyn Work>]) -> usize {
 /// Does the works in one transaction.
 async fn transact(
     session: &Session,
-    names: &mut Names,
-    place: (taskloom_model::Time, u32, i16),
+    known: &mut Known,
+    place: (taskloom_model::Time, u32, WriterRow),
     works: &mut [Box<dyn Work>],
 ) -> Result<(Told, Option<u64>)> {
     session.is_committing.set(false);
     for work in works.iter_mut() {
-        work.prepare(names, session).await?;
+        work.prepare(&mut known.names, session).await?;
     }
-    let mut tx = Tx::new(session, names, place);
+    let mut tx = Tx::new(session, known, place);
     let n_new: usize = works.iter().map(|it| it.n_new()).sum();
     if 0 < n_new {
         tx.take_keys(n_new).await?;

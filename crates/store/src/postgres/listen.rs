@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Result;
+use super::front::MANY_DEAD;
 use super::lane::Hearing;
 use super::open::{Server, node_lock};
 use super::rows;
@@ -37,6 +38,10 @@ pub(super) struct Outbox {
     bits: AtomicU8,
     filled: Notify,
 }
+
+/// The newest event, and how many rows of `hot` are dead and not removed.
+const NEWEST: &str = "SELECT (SELECT max(first) FROM events), \
+     pg_stat_get_dead_tuples('hot'::regclass)";
 
 const READY: u8 = 1;
 const DUE: u8 = 2;
@@ -227,8 +232,12 @@ impl Loop {
     /// Looks at the time, and whether another process has committed something.
     async fn look(&mut self, session: &Session) -> Result<()> {
         self.server.set_clock(session).await?;
-        let rows = session.query("SELECT max(first) FROM events", &[]).await?;
-        let newest: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+        let rows = session.query(NEWEST, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        let (newest, n_dead): (Option<i64>, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let had_many = self.hearing.has_many_dead.load(Ordering::Relaxed);
+        let has_many = if had_many { MANY_DEAD / 2 < n_dead } else { MANY_DEAD < n_dead };
+        self.hearing.has_many_dead.store(has_many, Ordering::Relaxed);
         let newest = rows::key(newest.unwrap_or(0));
         let ours = self.hearing.newest_event.load(Ordering::SeqCst);
         if newest != self.newest && ours < newest {

@@ -2,7 +2,7 @@
 //! rows by an index.
 
 use super::PostgresOptions;
-use super::claim::{CLAIM, FRONT};
+use super::claim::{CLAIM, CLAIM_RANGES, FRONT, FRONT_RANGES};
 use super::finish::FINISH;
 use super::open::{Opened, Server};
 use super::rows::{LOAD_ENDED, LOAD_HOT};
@@ -10,9 +10,11 @@ use super::write::{ADD_COUNTS, PUT_HOT};
 use crate::conformance::{Durability, PrivateServer};
 
 /// A statement with arguments, and the index its plan must name.
-const STATEMENTS: [(&str, &str, &str); 7] = [
+const STATEMENTS: [(&str, &str, &str); 9] = [
     (CLAIM, "1, 100, 7, 0", "hot_ready"),
     (FRONT, "'{1,2,3}', 100", "hot_ready"),
+    (CLAIM_RANGES, "'{1,1}', 100, 7, 0, '{8,9}', '{0,0}', '{9,9}'", "hot_ready"),
+    (FRONT_RANGES, "'{1,2}', 100, '{9,9}', '{0,0}', '{9,9}'", "hot_ready"),
     (FINISH, "'{1,2}', '{1,1}', '{0,0}', '{null,null}', 0, 7", "hot_pkey"),
     (LOAD_HOT, "'{1,2}'", "hot_pkey"),
     (LOAD_ENDED, "'{1,2}'", "ended_pkey"),

@@ -123,11 +123,12 @@ CREATE TABLE events (
 CREATE INDEX events_at ON events USING brin (at);
 
 -- Kept by the difference each commit makes. Each connection that writes has rows of its own, so
--- that none waits for another; a number is the sum over the writers.
+-- that none waits for another, and begins new ones before the old ones have too many dead versions:
+-- the lower 15 bits of `writer` are the connection's number. A number is the sum over the writers.
 CREATE TABLE counts (
     lane integer,
     state smallint,
-    writer smallint,
+    writer integer,
     n bigint NOT NULL,
     PRIMARY KEY (lane, state, writer)
 ) WITH (

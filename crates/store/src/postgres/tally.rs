@@ -11,6 +11,49 @@ use crate::tells::Told;
 /// How many events one commit may have: their places in it take this many offsets.
 pub(super) const EVENTS_MAX: u64 = 1 << 20;
 
+/// The rows of `counts` that a connection adds to. An update of a row walks over its dead versions,
+/// and while somebody holds a transaction open these stay; so there are new rows now and then.
+#[derive(Debug)]
+pub(super) struct Writer {
+    number: i16,
+    n_commits: u32,
+}
+
+/// Which rows of `counts` a commit adds to, and whether it brings earlier ones into them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WriterRow {
+    pub(super) row: i32,
+    pub(super) folds: bool,
+}
+
+/// How many commits add to the same rows.
+const COMMITS_A_ROW: u32 = 128;
+/// How many rows of the same number there are before they become one.
+const ROWS_A_FOLD: u32 = 16;
+/// As many as there is room for above the number of the connection.
+const ROWS: u32 = 1 << 16;
+
+impl Writer {
+    pub(super) fn new(number: i16) -> Writer {
+        // Whoever had the number before has left rows.
+        Writer { number, n_commits: COMMITS_A_ROW * ROWS_A_FOLD }
+    }
+
+    pub(super) fn row(&self) -> WriterRow {
+        let row = self.n_commits / COMMITS_A_ROW;
+        let row_number = i32::try_from(row % ROWS).unwrap_or(0);
+        let is_first = self.n_commits.is_multiple_of(COMMITS_A_ROW);
+        WriterRow {
+            row: row_number << 15 | i32::from(self.number),
+            folds: is_first && row.is_multiple_of(ROWS_A_FOLD),
+        }
+    }
+
+    pub(super) fn has_committed(&mut self) {
+        self.n_commits = self.n_commits.wrapping_add(1);
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// By lane and state, how many jobs came or went.
@@ -37,5 +80,26 @@ impl Tally {
         pack(event, &mut self.body);
         self.n_events += 1;
         self.told.changed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_begins_new_rows_and_folds_the_old_ones_now_and_then() {
+        let mut writer = Writer::new(7);
+        let mut rows = std::collections::BTreeSet::new();
+        let mut n_folds = 0;
+        for _ in 0..COMMITS_A_ROW * ROWS_A_FOLD {
+            let WriterRow { row, folds } = writer.row();
+            assert_eq!(row & 0x7FFF, 7);
+            rows.insert(row);
+            n_folds += u32::from(folds);
+            writer.has_committed();
+        }
+        assert_eq!((rows.len(), n_folds), (ROWS_A_FOLD as usize, 1));
+        assert!(Writer::new(7).row().folds, "whoever had the number before has left rows");
     }
 }

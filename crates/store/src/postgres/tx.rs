@@ -13,12 +13,14 @@ use taskloom_model::{
 use tokio_postgres::Row;
 
 use super::Result;
+use super::front::Fronts;
+use super::lane::Known;
 use super::names::Names;
 use super::rows::{
     self, LOAD_ENDED, LOAD_HOT, LastAttempt, Loaded, Stored, TAKE_DEPENDENTS, big, clean, code, int,
 };
 use super::session::{Params, Session};
-use super::tally::Tally;
+use super::tally::{Tally, WriterRow};
 use super::write::{ADD_EVENTS, AttemptRow, LogRow, NewRows, Write, Writes};
 use crate::codec::{Extra, OUTCOME_LOST, outcome_code};
 use crate::keys::KeyMap;
@@ -38,10 +40,11 @@ pub(super) type Moved = std::result::Result<StateName, Refusal>;
 pub(super) struct Tx<'a> {
     pub(super) session: &'a Session,
     pub(super) names: &'a mut Names,
+    pub(super) fronts: &'a mut Fronts,
     pub(super) now: Time,
     pub(super) salt: u32,
     /// The writer whose counts these are.
-    pub(super) writer: i16,
+    pub(super) writer: WriterRow,
     has_begun: bool,
     /// The node that was looked for, and whether it is known: it is locked until the commit.
     pub(super) met: Option<(NodeId, bool)>,
@@ -61,12 +64,13 @@ pub(super) const TAKE_KEYS: &str = "SELECT nextval('job_key') FROM generate_seri
 impl<'a> Tx<'a> {
     pub(super) fn new(
         session: &'a Session,
-        names: &'a mut Names,
-        (now, salt, writer): (Time, u32, i16),
+        known: &'a mut Known,
+        (now, salt, writer): (Time, u32, WriterRow),
     ) -> Tx<'a> {
         Tx {
             session,
-            names,
+            names: &mut known.names,
+            fronts: &mut known.fronts,
             now,
             salt,
             writer,

@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use super::Result;
 use super::rows::{LastAttempt, Loaded, Stored, big, code, int};
 use super::session::Session;
-use super::tally::{EVENTS_MAX, Tally};
+use super::tally::{EVENTS_MAX, Tally, WriterRow};
 use super::tx::Deadlines;
 use crate::StoreError;
 use crate::codec::{ended_code, state_code};
@@ -383,22 +383,30 @@ const ADD_DEPENDENCIES: &str = "INSERT INTO dependencies (on_job, job) \
 const PUT_EXTRAS: &str = "UPDATE jobs SET extra = u.extra \
      FROM unnest($1::bigint[], $2::text[]) AS u(job, extra) WHERE jobs.job = u.job";
 pub(super) const ADD_COUNTS: &str = "INSERT INTO counts (lane, state, writer, n) \
-     SELECT lane, state, $1::smallint, n FROM unnest($2::int[], $3::smallint[], $4::bigint[]) \
+     SELECT lane, state, $1::int, n FROM unnest($2::int[], $3::smallint[], $4::bigint[]) \
      AS u(lane, state, n) \
+     ON CONFLICT (lane, state, writer) DO UPDATE SET n = counts.n + excluded.n";
+/// Brings the rows that a writer has left behind into its newest ones.
+const FOLD_COUNTS: &str = "WITH gone AS (DELETE FROM counts \
+     WHERE writer & 32767 = $1::int & 32767 AND writer <> $1 RETURNING lane, state, n) \
+     INSERT INTO counts (lane, state, writer, n) \
+     SELECT lane, state, $1, sum(n) FROM gone GROUP BY lane, state HAVING sum(n) <> 0 \
      ON CONFLICT (lane, state, writer) DO UPDATE SET n = counts.n + excluded.n";
 pub(super) const ADD_EVENTS: &str = "INSERT INTO events (first, at, n, body) \
      VALUES (pg_current_xact_id()::text::bigint << 20, $1, $2, $3) RETURNING first";
 
-/// The statement that adds what has come and gone to the numbers of `writer`.
-pub(super) fn counts(counts: &BTreeMap<(i32, i16), i64>, writer: i16) -> Option<Write> {
+/// The statements that add what has come and gone to the numbers of `writer`.
+pub(super) fn counts(counts: &BTreeMap<(i32, i16), i64>, writer: WriterRow) -> Vec<Write> {
     let changed: Vec<_> = counts.iter().filter(|it| *it.1 != 0).collect();
     if changed.is_empty() {
-        return None;
+        return Vec::new();
     }
     let lanes: Vec<i32> = changed.iter().map(|it| it.0.0).collect();
     let states: Vec<i16> = changed.iter().map(|it| it.0.1).collect();
     let n: Vec<i64> = changed.iter().map(|it| *it.1).collect();
-    Some(Write::new(ADD_COUNTS, params![writer, lanes, states, n]))
+    let add = Write::new(ADD_COUNTS, params![writer.row, lanes, states, n]);
+    let fold = writer.folds.then(|| Write::new(FOLD_COUNTS, params![writer.row]));
+    std::iter::once(add).chain(fold).collect()
 }
 
 pub(super) fn events(tally: Tally, now: Time) -> Result<Option<Write>> {

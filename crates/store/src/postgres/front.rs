@@ -1,0 +1,216 @@
+//! Where claims begin to look while dead rows pile up: what a transaction that somebody holds open
+//! might still see can't be removed, and a claim would walk over every job that has run since.
+//!
+//! As long as there are many dead rows, a claim begins where the first ready job stood a moment
+//! ago. What stands behind that (retried, rescued, promoted, committed late) is found by a sweep:
+//! now and then a claim also looks at a window further back, as wide as it can be for its time.
+//! Such a job may then run some seconds after younger ones of its priority. With few dead rows
+//! every claim looks from the start.
+//!
+//! # Invariants
+//! - Every ready job is at or behind the front of its lane and rank, or the sweep comes by.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// From so many dead rows on, claims begin at the front; and no more below half of it. Walking over
+/// them takes some 20 ms.
+pub(super) const MANY_DEAD: i64 = 50_000;
+/// How old a front is: transactions that had their keys before that have committed.
+const LAG: Duration = Duration::from_millis(100);
+/// How often a claim sweeps, and how long that may take.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+const SWEEP_TIME: Duration = Duration::from_millis(5);
+/// What a swept job costs.
+const CLAIM_TIME: Duration = Duration::from_micros(30);
+/// How many keys a sweep looks at, at first and at least.
+const WIDTH_FIRST: i64 = 1 << 16;
+const WIDTH_MIN: i64 = 1 << 10;
+/// How fast a window grows: all keys there may be, within two seconds.
+const GROWTH: i64 = 4;
+
+/// The first ready jobs of one lane and rank, as they were seen.
+#[derive(Debug, Clone, Copy)]
+struct Front {
+    /// Where claims begin.
+    settled: i64,
+    /// Where they will, once it is [`LAG`] old.
+    newer: (Instant, i64),
+}
+
+/// Where one connection begins to look for ready jobs.
+#[derive(Debug, Default)]
+pub(super) struct Fronts {
+    is_guarded: bool,
+    /// By lane and rank.
+    fronts: BTreeMap<(i32, i16), Front>,
+    sweep: Sweep,
+}
+
+#[derive(Debug)]
+struct Sweep {
+    from: i64,
+    width: i64,
+    last: Option<Instant>,
+}
+
+impl Default for Sweep {
+    fn default() -> Sweep {
+        Sweep { from: 0, width: WIDTH_FIRST, last: None }
+    }
+}
+
+/// Parts of lanes to claim from, as columns: keys from `low` to before `high`, in this order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ranges {
+    pub(super) lanes: Vec<i32>,
+    pub(super) ranks: Vec<i16>,
+    pub(super) low: Vec<i64>,
+    pub(super) high: Vec<i64>,
+}
+
+/// Priorities 9 to 0, the urgent ones first.
+const RANKS: std::ops::RangeInclusive<i16> = 0..=9;
+
+impl Fronts {
+    /// Whether claims begin at the front from now on.
+    pub(super) fn guard(&mut self, is_guarded: bool) {
+        if is_guarded != self.is_guarded {
+            *self = Fronts { is_guarded, ..Fronts::default() };
+        }
+    }
+
+    pub(super) fn is_guarded(&self) -> bool {
+        self.is_guarded
+    }
+
+    /// What is at or after the front of some lanes, by rank.
+    pub(super) fn ahead(&self, lanes: &[i32]) -> Ranges {
+        let mut ranges = Ranges::default();
+        for rank in RANKS {
+            for &lane in lanes {
+                let front = self.fronts.get(&(lane, rank)).map_or(0, |it| it.settled);
+                ranges.push((lane, rank), front, i64::MAX);
+            }
+        }
+        ranges
+    }
+
+    /// Notes the first job that a claim found [`ahead`](Fronts::ahead).
+    pub(super) fn saw_first(&mut self, (lane, rank): (i32, i16), job: i64, now: Instant) {
+        let new = Front { settled: 0, newer: (now, job) };
+        let front = self.fronts.entry((lane, rank)).or_insert(new);
+        if LAG <= now.duration_since(front.newer.0) {
+            *front = Front { settled: front.newer.1, newer: (now, job) };
+        }
+    }
+
+    /// The next window of a sweep, when it is time for one.
+    pub(super) fn window(&mut self, lanes: &[i32], now: Instant) -> Option<Ranges> {
+        let is_early = self.sweep.last.is_some_and(|it| now.duration_since(it) < SWEEP_EVERY);
+        let end = self.fronts.values().map(|it| it.settled).max().unwrap_or(0);
+        if is_early || end == 0 {
+            return None;
+        }
+        self.sweep.last = Some(now);
+        let low = if end <= self.sweep.from { 0 } else { self.sweep.from };
+        let high = low.saturating_add(self.sweep.width).min(end);
+        self.sweep.from = high;
+        let mut ranges = Ranges::default();
+        for rank in RANKS {
+            for &lane in lanes {
+                ranges.push((lane, rank), low, high);
+            }
+        }
+        Some(ranges)
+    }
+
+    /// Notes how long a sweep took that found `n` jobs: the next one is as wide as fits its time.
+    pub(super) fn swept(&mut self, took: Duration, n: usize) {
+        let walked = took.saturating_sub(CLAIM_TIME * u32::try_from(n).unwrap_or(u32::MAX));
+        let width = &mut self.sweep.width;
+        *width = if walked <= SWEEP_TIME {
+            width.saturating_mul(GROWTH)
+        } else {
+            let times = walked.as_nanos() / SWEEP_TIME.as_nanos() + 1;
+            (*width / i64::try_from(times).unwrap_or(i64::MAX)).max(WIDTH_MIN)
+        };
+    }
+}
+
+impl Ranges {
+    fn push(&mut self, (lane, rank): (i32, i16), low: i64, high: i64) {
+        if low < high {
+            self.lanes.push(lane);
+            self.ranks.push(rank);
+            self.low.push(low);
+            self.high.push(high);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANE: i32 = 3;
+
+    fn lows(fronts: &Fronts) -> Vec<i64> {
+        fronts.ahead(&[LANE]).low
+    }
+
+    #[test]
+    fn a_front_is_where_the_first_job_was_a_moment_ago() {
+        let mut fronts = Fronts::default();
+        fronts.guard(true);
+        let began = Instant::now();
+        assert_eq!(lows(&fronts), vec![0; 10], "from the start, when nothing is known");
+        fronts.saw_first((LANE, 9), 100, began);
+        fronts.saw_first((LANE, 9), 200, began + LAG / 2);
+        assert_eq!(lows(&fronts)[9], 0, "what is committed late may stand before it");
+        fronts.saw_first((LANE, 9), 300, began + LAG);
+        assert_eq!(lows(&fronts)[9], 100);
+        fronts.saw_first((LANE, 9), 400, began + 2 * LAG);
+        assert_eq!(lows(&fronts), [[0; 9].as_slice(), &[300]].concat(), "other ranks stay");
+        fronts.guard(false);
+        assert_eq!(lows(&fronts), vec![0; 10]);
+    }
+
+    #[test]
+    fn a_sweep_comes_by_every_key_behind_the_front() {
+        let mut fronts = Fronts::default();
+        fronts.guard(true);
+        let mut now = Instant::now();
+        assert_eq!(fronts.window(&[LANE], now), None, "nothing is behind the start");
+        for _ in 0..2 {
+            fronts.saw_first((LANE, 9), 1_000_000, now);
+            now += LAG;
+        }
+        let mut next = 0;
+        while next < 1_000_000 {
+            let window = fronts.window(&[LANE], now).expect("it is time");
+            assert_eq!((window.low[9], window.lanes.len()), (next, 10));
+            next = window.high[9];
+            assert_eq!(fronts.window(&[LANE], now), None, "it was just done");
+            fronts.swept(SWEEP_TIME * 3, 0);
+            now += SWEEP_EVERY;
+        }
+        assert_eq!(fronts.sweep.width, WIDTH_MIN);
+        assert_eq!(next, 1_000_000);
+        assert_eq!(fronts.window(&[LANE], now).expect("it is time").low[9], 0, "and again");
+    }
+
+    #[test]
+    fn a_cheap_sweep_soon_sees_all_there_may_be() {
+        let mut fronts = Fronts::default();
+        let mut took = Duration::ZERO;
+        while fronts.sweep.width < 1 << 40 {
+            fronts.swept(Duration::from_millis(4), 0);
+            took += SWEEP_EVERY;
+        }
+        assert!(took <= Duration::from_secs(2), "{took:?}");
+        let before = fronts.sweep.width;
+        fronts.swept(Duration::from_millis(34), 1_000);
+        assert!(before < fronts.sweep.width, "jobs take time, and are no reason to slow down");
+    }
+}
