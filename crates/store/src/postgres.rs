@@ -2,12 +2,14 @@
 //!
 //! Threads own the connections: two lanes that commit independently (new jobs; claims, finishes
 //! and moves), one for upkeep, a few that read, and one that listens. A verb puts a call into the
-//! inbox of one of them and waits for the answer.
+//! inbox of one of them and waits for the answer. The history lies in parts by time, and an old part
+//! is dropped whole (`parts.rs`).
 //!
 //! # Invariants
 //! - Every unfinished job has one row in `hot`, every ended one a row in `ended`.
 //! - `FOR UPDATE` on the row of a job comes before any decision about it.
 //! - Rows are locked in the order of their keys; the victim of a deadlock is done again.
+//! - A statement looks for a row of the history in its own part only (`plans.rs`).
 
 mod claim;
 mod events;
@@ -18,6 +20,7 @@ mod listen;
 mod names;
 mod nodes;
 mod open;
+mod parts;
 #[cfg(all(test, unix, feature = "conformance"))]
 mod plans;
 mod read;
@@ -68,6 +71,7 @@ pub struct PostgresStore {
     listener: Listener,
     server: Arc<Server>,
     hearing: Arc<Hearing>,
+    patience: parts::Patience,
     payload_max: usize,
 }
 
@@ -101,10 +105,41 @@ impl PostgresStore {
             upkeep: lane("taskloom-upkeep")?,
             readers: Readers::start(&server, &hearing)?,
             listener: Listener::start(Arc::clone(&server), Arc::clone(&hearing))?,
+            patience: parts::Patience::default(),
             payload_max,
             server,
             hearing,
         })
+    }
+}
+
+impl PostgresStore {
+    /// Makes and drops parts of the history, on a connection that is there for it alone, so that no
+    /// heartbeat waits. Returns how many jobs are forgotten.
+    async fn care(&self, plan: parts::Plan, prune: Prune) -> usize {
+        if !self.patience.allows(&plan) {
+            return 0;
+        }
+        let drops = plan.drops();
+        let cared = async {
+            let (server, hearing) = (Arc::clone(&self.server), Arc::clone(&self.hearing));
+            let lane = Lane::start("taskloom-parts", server, hearing)?.apart();
+            lane.call(parts::Care::new(plan, prune)).await
+        };
+        let cared = cared.await.inspect_err(|error| {
+            tracing::warn!(%error, code = error.code(), "a part could not be made or dropped");
+        });
+        let dropped = match cared {
+            Ok(dropped) => {
+                self.patience.tried(dropped.is_some() || !drops);
+                dropped
+            }
+            Err(_) => {
+                self.patience.tried(false);
+                None
+            }
+        };
+        usize::try_from(dropped.unwrap_or(0)).unwrap_or(usize::MAX)
     }
 }
 
@@ -227,11 +262,16 @@ impl Store for PostgresStore {
 
     fn prune(&self, prune: Prune) -> Verb<'_, Pruned> {
         Box::pin(async move {
+            let look = self.readers.call(|it| Box::pin(async move { parts::look(&it).await }));
+            let mut plan = look.await?.plan(&prune, self.server.clock.now());
+            let parts = std::mem::take(&mut plan.one_by_one);
+            let n_dropped = self.care(plan, prune).await;
             let found = self
                 .readers
-                .call(move |it| Box::pin(async move { read::prunable(&it, &prune).await }));
+                .call(move |it| Box::pin(async move { read::prunable(&it, &prune, &parts).await }));
             let keys = found.await?;
-            self.upkeep.call(Forget { keys, prune }).await
+            let pruned = self.upkeep.call(Forget { keys, prune }).await?;
+            Ok(Pruned { n_jobs: pruned.n_jobs + n_dropped, ..pruned })
         })
     }
 

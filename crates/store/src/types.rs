@@ -490,7 +490,8 @@ pub struct Prune {
     pub failed_before: Time,
     /// Events committed before this moment.
     pub events_before: Time,
-    /// How many jobs at most.
+    /// How many jobs at most are forgotten one by one. Those that go with a part of the history which
+    /// PostgreSQL drops whole come on top.
     pub limit: usize,
 }
 

@@ -90,6 +90,8 @@ async fn each_kind_of_damage_is_found() {
             "an attempt has a later fence than its job",
         ),
         ("UPDATE taskloom.counts SET n = n + 1", "a lane counts other jobs than it has"),
+        // In the part that they were submitted in.
+        ("UPDATE taskloom.counts SET part = 1", "a lane counts other jobs than it has"),
     ] {
         check_found(&server, damage, expected).await;
     }

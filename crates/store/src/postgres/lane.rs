@@ -20,6 +20,7 @@ use super::Result;
 use super::front::Fronts;
 use super::names::Names;
 use super::open::{Opened, Server};
+use super::parts::MAKE_PARTS;
 use super::session::{Driver, Session};
 use super::tally::{Writer, WriterRow};
 use super::tx::Tx;
@@ -133,6 +134,12 @@ impl Lane {
             .map_err(|error| StoreError::Unreachable { why: error.to_string() })?;
         let room = Arc::new(Semaphore::new(CALLS_MAX));
         Ok(Lane { calls, room, thread: Some(thread) })
+    }
+
+    /// The same lane, whose thread ends by itself: dropping it waits for nothing.
+    pub(super) fn apart(mut self) -> Lane {
+        self.thread = None;
+        self
     }
 
     /// Has `ask` done inside a transaction, and returns once it is durable.
@@ -283,17 +290,33 @@ impl Loop {
             return false;
         };
         let was_committing = line.session.is_committing.replace(false);
+        let lacks_part = line.session.lacks_part.replace(false);
         let rolled_back = async { line.driver.drive(line.session.batch("ROLLBACK")).await };
         let timed = async { tokio::time::timeout(Duration::from_secs(5), rolled_back).await };
         let is_whole = matches!(self.runtime.block_on(timed), Ok(Ok(())));
         if !is_whole {
             self.line = None;
         }
+        if lacks_part {
+            return self.make_parts().is_ok();
+        }
         match error {
             StoreError::Contended { .. } => true,
             StoreError::Unreachable { .. } => !was_committing,
             _ => false,
         }
+    }
+
+    /// Makes the parts of the history that new jobs come to.
+    fn make_parts(&mut self) -> Result<()> {
+        let Some(Line { session, driver, .. }) = &mut self.line else { return Ok(()) };
+        let making = driver.drive(session.query(MAKE_PARTS, &[]));
+        let timed = async { tokio::time::timeout(Duration::from_secs(10), making).await };
+        let late = |_| StoreError::Unreachable { why: "the server does not answer".into() };
+        let made = self.runtime.block_on(timed).map_err(late).and_then(|it| it.map(|_| ()));
+        made.inspect_err(|error| {
+            tracing::warn!(%error, "the next part of the history can't be made");
+        })
     }
 
     fn try_commit(&mut self, works: &mut [Box<dyn Work>]) -> Result<Told> {

@@ -50,6 +50,7 @@ pub(super) fn node_lock(node: NodeId) -> i64 {
 /// plan for that which no statistics can spoil.
 const SETTINGS: &str = "SET search_path = taskloom; SET plan_cache_mode = force_generic_plan; \
      SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+     SET enable_memoize = off; SET enable_material = off; \
      SET jit = off; SET client_min_messages = warning; \
      SET default_transaction_isolation = 'read committed'; \
      SELECT set_config('synchronous_commit', 'on', false) \

@@ -96,11 +96,17 @@ pub(super) fn clean(text: &str) -> std::borrow::Cow<'_, str> {
 /// The unfinished ones of some jobs, locked in the order of their keys.
 pub(super) const LOAD_HOT: &str = "SELECT h.job, h.fence, h.at, h.node, h.started, h.lane, h.attempts, \
      h.crashes, h.snoozes, h.n_unfinished, h.rank, h.state, h.flags, j.created, j.policy, j.extra \
-     FROM hot h JOIN jobs j ON j.job = h.job WHERE h.job = ANY($1) ORDER BY h.job FOR UPDATE OF h";
-/// The ended ones.
+     FROM hot h CROSS JOIN LATERAL \
+     (SELECT created, policy, extra FROM jobs WHERE job = h.job OFFSET 0) AS j \
+     WHERE h.job = ANY($1) ORDER BY h.job FOR UPDATE OF h";
+/// The ended ones. Keys that stand in a table of their own are looked up one after the other, each
+/// in its own part: `job = ANY($1)` would look for all of them in all parts. `OFFSET 0`, as a lock
+/// does, keeps the planner from another order.
 pub(super) const LOAD_ENDED: &str = "SELECT e.job, e.fence, e.attempts, e.crashes, e.snoozes, \
      e.state, j.lane, j.rank, j.created, j.policy, j.extra \
-     FROM ended e JOIN jobs j ON j.job = e.job WHERE e.job = ANY($1) ORDER BY e.job FOR UPDATE OF e";
+     FROM unnest($1::bigint[]) AS u(job) CROSS JOIN LATERAL \
+     (SELECT * FROM ended WHERE job = u.job FOR UPDATE) AS e CROSS JOIN LATERAL \
+     (SELECT lane, rank, created, policy, extra FROM jobs WHERE job = u.job OFFSET 0) AS j";
 /// The jobs that wait for some, which wait for them no more.
 pub(super) const TAKE_DEPENDENTS: &str = "WITH gone AS \
      (DELETE FROM dependencies WHERE on_job = ANY($1) RETURNING on_job, job) \

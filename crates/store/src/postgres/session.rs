@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, NoTls, Notification, Row, Socket, Statement,
@@ -38,6 +39,8 @@ pub(super) struct Session {
     statements: RefCell<HashMap<&'static str, Statement>>,
     /// Whether COMMIT was sent: from then on nobody knows what became of a cut connection.
     pub(super) is_committing: Cell<bool>,
+    /// Whether a new row belonged to a part of the history that is missing.
+    pub(super) lacks_part: Cell<bool>,
 }
 
 /// How many notices of others are kept until they are looked at.
@@ -104,8 +107,12 @@ impl Session {
         };
         let (client, wire) = connecting.await.map_err(late)??;
         let mut driver = Driver { wire: Box::pin(wire), heard: Vec::new() };
-        let session =
-            Session { client, statements: RefCell::default(), is_committing: Cell::new(false) };
+        let session = Session {
+            client,
+            statements: RefCell::default(),
+            is_committing: Cell::new(false),
+            lacks_part: Cell::new(false),
+        };
         driver.drive(session.batch(settings)).await?;
         Ok((session, driver))
     }
@@ -140,11 +147,19 @@ impl Session {
 
     pub(super) async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>> {
         let statement = self.statement(sql).await?;
-        Ok(self.client.query(&statement, params).await?)
+        self.client.query(&statement, params).await.map_err(|error| self.noted(error))
     }
 
     pub(super) async fn execute(&self, sql: &'static str, params: Params<'_>) -> Result<u64> {
         let statement = self.statement(sql).await?;
-        Ok(self.client.execute(&statement, params).await?)
+        self.client.execute(&statement, params).await.map_err(|error| self.noted(error))
+    }
+
+    fn noted(&self, error: tokio_postgres::Error) -> StoreError {
+        // No table has another rule that a row of ours can break.
+        if error.code() == Some(&SqlState::CHECK_VIOLATION) {
+            self.lacks_part.set(true);
+        }
+        error.into()
     }
 }

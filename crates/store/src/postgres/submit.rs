@@ -85,7 +85,7 @@ impl Tx<'_> {
         self.new.ready.job.push(big(key));
         self.new.ready.lane.push(place.0);
         self.new.ready.rank.push(rank);
-        self.tally.count(place.0, StateName::Ready, 1);
+        self.tally.count((key, place.0), StateName::Ready, 1);
         self.tally.told.ready = true;
         Accepted { id: self.job_id(key, created), duplicate: false }
     }
@@ -189,7 +189,7 @@ impl Tx<'_> {
 
     /// Puts a new job where it begins.
     fn enter(&mut self, (key, lane, rank): (u64, i32, i16), extra: Extra, job: Job) {
-        self.tally.count(lane, job.state.name(), 1);
+        self.tally.count((key, lane), job.state.name(), 1);
         match job.state {
             State::Ready => self.tally.told.ready = true,
             State::Delayed { .. } => self.tally.told.due = true,

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 
 use taskloom_model::{EventKind, StateName, Time};
 
+use super::parts::part_of;
 use super::rows::code;
 use crate::codec::{PackedEvent, pack, state_code};
 use crate::tells::Told;
 
 /// How many events one commit may have: their places in it take this many offsets.
 pub(super) const EVENTS_MAX: u64 = 1 << 20;
+
+/// By lane, part and state, how many jobs came or went.
+pub(super) type Counts = BTreeMap<(i32, i32, i16), i64>;
 
 /// The rows of `counts` that a connection adds to. An update of a row walks over its dead versions,
 /// and while somebody holds a transaction open these stay; so there are new rows now and then.
@@ -56,16 +60,17 @@ impl Writer {
 
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// By lane and state, how many jobs came or went.
-    pub(super) counts: BTreeMap<(i32, i16), i64>,
+    pub(super) counts: Counts,
     pub(super) body: Vec<u8>,
     pub(super) n_events: u64,
     pub(super) told: Told,
 }
 
 impl Tally {
-    pub(super) fn count(&mut self, lane: i32, state: StateName, difference: i64) {
-        *self.counts.entry((lane, code(state_code(state)))).or_default() += difference;
+    /// Counts the job with this key, in its lane, as one that came (1) or went (-1).
+    pub(super) fn count(&mut self, (key, lane): (u64, i32), state: StateName, difference: i64) {
+        let place = (lane, part_of(key), code(state_code(state)));
+        *self.counts.entry(place).or_default() += difference;
     }
 
     pub(super) fn event(&mut self, kind: EventKind, of: (u64, Time, i32), attempt: u32) {

@@ -59,6 +59,9 @@ pub(super) struct Tx<'a> {
     endings: VecDeque<(u64, bool)>,
 }
 
+/// With a lock that keeps out only the drop of a part: it waits until no transaction is under way,
+/// and those that come meanwhile wait here, where they hold nothing.
+const BEGIN: &str = "BEGIN; LOCK TABLE ONLY jobs IN ACCESS SHARE MODE";
 pub(super) const TAKE_KEYS: &str = "SELECT nextval('job_key') FROM generate_series(1, $1::bigint)";
 
 impl<'a> Tx<'a> {
@@ -90,7 +93,7 @@ impl<'a> Tx<'a> {
     pub(super) fn begin(&mut self) -> impl Future<Output = Result<()>> + use<'a> {
         let (session, has_begun) = (self.session, self.has_begun);
         self.has_begun = true;
-        async move { if has_begun { Ok(()) } else { session.batch("BEGIN").await } }
+        async move { if has_begun { Ok(()) } else { session.batch(BEGIN).await } }
     }
 
     pub(super) async fn query(
@@ -217,8 +220,8 @@ impl<'a> Tx<'a> {
                     self.begin_anew(&mut loaded, before.life);
                 }
                 if loaded.job.state != before.state {
-                    self.tally.count(loaded.lane, before.state.name(), -1);
-                    self.tally.count(loaded.lane, loaded.job.state.name(), 1);
+                    self.tally.count((key, loaded.lane), before.state.name(), -1);
+                    self.tally.count((key, loaded.lane), loaded.job.state.name(), 1);
                     self.arrive(&mut loaded, &before, (&effects, left));
                 }
             }

@@ -57,8 +57,8 @@ impl Ask for Promote {
     }
 }
 
-/// Jobs to be forgotten, if they have still ended (one may have been retried since they were
-/// found), and events.
+/// Jobs to be forgotten, in the order of their keys, if they have still ended (one may have been
+/// retried since they were found), and events.
 pub(super) struct Forget {
     pub(super) keys: Vec<u64>,
     pub(super) prune: Prune,
@@ -66,11 +66,21 @@ pub(super) struct Forget {
 
 /// How many commits' events one call forgets at most.
 const EVENT_BATCHES_MAX: i64 = 10_000;
-const FORGET: [&str; 5] = [
-    "DELETE FROM ended WHERE job = ANY($1)",
-    "DELETE FROM jobs WHERE job = ANY($1)",
-    "DELETE FROM attempts WHERE job = ANY($1)",
-    "DELETE FROM logs WHERE job = ANY($1)",
+/// The keys are sorted: no part is looked into that lies before the first or after the last.
+macro_rules! forget {
+    ($table:literal) => {
+        concat!(
+            "DELETE FROM ",
+            $table,
+            " WHERE job = ANY($1) AND job >= ($1::bigint[])[1] AND job <= ($1)[cardinality($1)]"
+        )
+    };
+}
+pub(super) const FORGET: [&str; 5] = [
+    forget!("ended"),
+    forget!("jobs"),
+    forget!("attempts"),
+    forget!("logs"),
     // Left by dependents that ended before it did.
     "DELETE FROM dependencies WHERE on_job = ANY($1)",
 ];
@@ -89,8 +99,8 @@ impl Ask for Forget {
             let Some(loaded) = tx.jobs.get(key) else { continue };
             let state = loaded.job.state.name();
             if state.is_ended() {
-                let lane = loaded.lane;
-                tx.tally.count(lane, state, -1);
+                let place = (*key, loaded.lane);
+                tx.tally.count(place, state, -1);
                 forgotten.push(big(*key));
             }
         }

@@ -47,11 +47,10 @@ const FOUND: &str = "\
         AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = h.node) \
     UNION ALL SELECT 8, a.job FROM attempts a JOIN (SELECT job, fence FROM hot \
         UNION ALL SELECT job, fence FROM ended) AS s USING (job) WHERE s.fence < a.fence \
-    UNION ALL SELECT 9, count(*) FROM (SELECT lane, state, n FROM \
-        (SELECT lane, state, sum(n) AS n FROM (SELECT lane, state, n FROM counts \
-        UNION ALL SELECT lane, state, -1 FROM hot \
-        UNION ALL SELECT j.lane, e.state % 10, -1 FROM ended e JOIN jobs j USING (job)) AS c \
-        GROUP BY lane, state) AS s WHERE n <> 0) AS wrong HAVING 0 < count(*)) \
+    UNION ALL SELECT 9, count(*) FROM (SELECT FROM (SELECT lane, part, state, n FROM counts \
+        UNION ALL SELECT lane, job >> 24, state, -1 FROM hot \
+        UNION ALL SELECT j.lane, job >> 24, e.state % 10, -1 FROM ended e JOIN jobs j USING (job)) AS c \
+        GROUP BY lane, part, state HAVING sum(n) <> 0) AS wrong HAVING 0 < count(*)) \
     SELECT f.rule, f.job, coalesce(j.created, 0) FROM found f LEFT JOIN jobs j USING (job)";
 
 /// As long as it takes, and by the plans that suit whole tables.
