@@ -153,6 +153,12 @@ pub enum StoreError {
         /// What the server says.
         why: String,
     },
+    /// A job was to be submitted in a transaction that can't write for sure.
+    #[error(
+        "the connection has no transaction that writes; begin it with BEGIN IMMEDIATE \
+         (TransactionBehavior::Immediate)"
+    )]
+    Deferred,
     /// Anything else the database says.
     #[error("the database says: {0}")]
     Database(String),
@@ -184,6 +190,7 @@ impl StoreError {
             StoreError::TooManyConnections { .. } => "store.too_many_connections",
             StoreError::Denied { .. } => "store.denied",
             StoreError::Contended { .. } => "store.contended",
+            StoreError::Deferred => "store.deferred",
             StoreError::Database(_) => "store.database",
         }
     }

@@ -75,7 +75,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Renews the leases of a node, keeps what its attempts said, and tells what it must know.
     fn heartbeat(&self, beat: Beat) -> Verb<'_, Answer>;
 
-    /// Makes due jobs ready and fails those past their deadline, at most [`PROMOTE_MAX`] each.
+    /// Makes due jobs ready and fails those past their deadline, at most [`PROMOTE_MAX`] each. Takes
+    /// in what was submitted in transactions of others, where that needs a node.
     fn promote(&self) -> Verb<'_, Promoted>;
 
     /// Takes their jobs from dead nodes. `asking` is spared.

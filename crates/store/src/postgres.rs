@@ -11,6 +11,7 @@
 //! - Rows are locked in the order of their keys; the victim of a deadlock is done again.
 //! - A statement looks for a row of the history in its own part only (`plans.rs`).
 
+mod arrivals;
 mod claim;
 mod events;
 mod finish;
@@ -29,6 +30,7 @@ mod rows;
 mod says;
 mod session;
 mod submit;
+mod submit_in;
 mod tally;
 mod tx;
 mod upkeep;
@@ -37,6 +39,12 @@ mod write;
 
 pub use nodes::LEASE;
 pub use open::PostgresOptions;
+#[cfg(feature = "sqlx")]
+pub use sqlx;
+#[cfg(feature = "sqlx")]
+pub use submit_in::submit_in_sqlx;
+pub use submit_in::{SubmitStatement, submit_in};
+pub use tokio_postgres;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -17,6 +17,7 @@ mod read;
 mod rows;
 mod says;
 mod submit;
+mod submit_in;
 mod tally;
 mod verify;
 mod writer;
@@ -25,6 +26,8 @@ mod writer;
 pub use hold::WriteHold;
 pub use nodes::LEASE;
 pub use open::{SqliteOptions, Synchronous};
+pub use rusqlite;
+pub use submit_in::submit_in;
 
 use std::collections::HashMap;
 use std::fs::File;

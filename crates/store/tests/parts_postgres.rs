@@ -179,6 +179,25 @@ async fn what_must_be_kept_outlives_its_part() {
     check_counts(&store, &[(Failed, 3)]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_no_node_has_taken_in_outlives_its_part() {
+    let place = Place::new();
+    let store = place.open();
+    let node = register(&store).await;
+    submit(&store, vec![job(); 5]).await;
+    end(&store, node, 5, Outcome::Succeeded).await;
+    let arrived: JobId = place.psql("SELECT id FROM submit('echo')").parse().unwrap();
+    place.jump(WIDTH);
+    submit(&store, vec![NewJob { delay: Some(100 * HOUR), ..job() }]).await;
+    place.clock.advance(3 * HOUR);
+    assert_eq!(store.prune(place.prune()).await.unwrap().n_jobs, 5);
+    assert_eq!(place.parts(), "elder p1 p2");
+    check_counts(&store, &[(StateName::Delayed, 2)]).await;
+    store.promote().await.unwrap();
+    assert_eq!(end(&store, node, 1, Outcome::Succeeded).await, [arrived]);
+    check_counts(&store, &[(StateName::Delayed, 1), (StateName::Succeeded, 1)]).await;
+}
+
 /// Rows as if a part had been full: `n` successes, and `n_failed` failures with a line of log each.
 fn fill_by_hand(place: &Place, n: u64, n_failed: u64) {
     let (at, all) = (place.clock.now().as_millis(), n + n_failed);

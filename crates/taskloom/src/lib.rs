@@ -13,6 +13,7 @@ mod handle;
 mod invocation;
 mod registration;
 mod submit;
+pub mod submit_in;
 mod system;
 pub mod testing;
 mod waiters;
@@ -44,8 +45,8 @@ pub use taskloom_store::sqlite::Synchronous;
 #[cfg(feature = "torture")]
 pub use taskloom_store::sqlite::WriteHold;
 pub use taskloom_store::{
-    AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events, Filter,
-    JobView, Listed, LogView, NodeView, Page, Store, StoreError, StoreInfo,
+    Accepted, AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events,
+    Filter, JobView, Listed, LogView, NodeView, Page, Store, StoreError, StoreInfo,
 };
 #[cfg(feature = "tasks")]
 pub use taskloom_tasks as tasks;

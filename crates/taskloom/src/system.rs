@@ -89,6 +89,20 @@ impl TaskSystem {
         Ok(S::handles(&mut accepted.into_iter(), n, &self.0.link))
     }
 
+    /// Takes in the jobs that were submitted in transactions of others ([`crate::submit_in`], the
+    /// function `taskloom.submit`), and makes due ones ready. Nodes do that by themselves, some
+    /// tenths of a second later at most; after a commit of one's own this saves that time. It takes
+    /// in 1,000 a call, and works without a node, too.
+    ///
+    /// # Errors
+    /// What the store says.
+    ///
+    /// # Cancel safety
+    /// Safe: what is dropped, a node does later.
+    pub async fn look_again(&self) -> Result<(), StoreError> {
+        self.0.link.store.promote().await.map(drop)
+    }
+
     /// A handle on a job that was accepted before, perhaps by another process.
     #[must_use]
     pub fn job<T>(&self, id: JobId) -> JobHandle<T> {

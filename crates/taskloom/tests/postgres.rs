@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use taskloom::{Ctx, Invoke, Task, TaskError, TaskSystem};
+use taskloom::submit_in::{self, tokio_postgres::NoTls};
+use taskloom::{Ctx, Invoke, StateName, Task, TaskError, TaskSystem};
 use taskloom_store::conformance::{Durability, PrivateServer};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -94,4 +95,34 @@ async fn the_jobs_of_a_dead_system_are_rescued() {
     let view = alive.store().get(vec![id]).await.unwrap().remove(0).unwrap();
     assert_eq!((view.crashes, view.attempts), (1, 1), "a crash is not a failure");
     alive.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_transaction_runs_after_its_commit_by_itself_and_sooner_when_told() {
+    let server = server();
+    let url = server.database().unwrap();
+    let system = start(&url, &Double::default(), 2).await;
+    let (mut app, connection) = submit_in::tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let work = async {
+        for is_told in [false, true] {
+            let tx = app.transaction().await.unwrap();
+            let invocations = [4, 5].map(|n| Double::default().invoke(Number { n }));
+            let accepted = submit_in::postgres(&tx, invocations).await.unwrap();
+            tx.commit().await.unwrap();
+            if is_told {
+                system.look_again().await.unwrap();
+                let views = system.store().get(vec![accepted[0].id, accepted[1].id]).await.unwrap();
+                assert!(views.iter().flatten().all(|it| it.state != StateName::Delayed));
+            }
+            let handles = accepted.map(|it| system.job::<u32>(it.id));
+            assert_eq!(soon(system.gather(handles)).await.unwrap(), [8, 10]);
+        }
+    };
+    tokio::select! {
+        ended = connection => ended.unwrap(),
+        () = work => {}
+    }
+    let bad = Double::default().invoke(Number { n: 1 }).priority(10);
+    assert_eq!(submit_in::statement(bad).unwrap_err().code(), "submit.invocation");
+    system.drain().await.unwrap();
 }

@@ -3,7 +3,8 @@
 //!
 //! A notice takes a lock of the whole database when it commits, so it is sent apart from the
 //! transactions it is about, and at most once each [`TELL_EVERY`]. A notice may be lost with a
-//! connection or a process; therefore there is a look at the newest event each [`LOOK`].
+//! connection or a process; therefore there is a look at the newest event each [`LOOK`]. Nobody
+//! tells of jobs that came by `taskloom.submit`; they are looked for more often.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +28,11 @@ use crate::tells::Told;
 const TELL_EVERY: Duration = Duration::from_millis(10);
 /// How often it looks at the newest event, for notices that were lost.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it looks for jobs that came in transactions of others, while it has a node that could
+/// take them in: when none have come for [`BUSY`], and when some have.
+const LOOK_QUIET: Duration = Duration::from_millis(200);
+const LOOK_BUSY: Duration = Duration::from_millis(20);
+const BUSY: Duration = Duration::from_secs(3);
 /// How long it waits before it connects again, at most.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How many requests for locks wait; they come one by one, with nodes.
@@ -130,6 +136,7 @@ enum Next {
     Request(Option<Request>),
     Tell,
     Look,
+    LookForArrivals,
 }
 
 impl Loop {
@@ -166,6 +173,7 @@ impl Loop {
         let mut tell_at = Instant::now();
         let mut look_at = Instant::now() + LOOK;
         let mut is_filled = false;
+        let (mut arrivals_at, mut busy_until) = (Instant::now(), Instant::now());
         loop {
             let next = tokio::select! {
                 heard = driver.listen() => Next::Heard(heard?),
@@ -176,6 +184,9 @@ impl Loop {
                 }
                 () = sleep_until(tell_at), if is_filled => Next::Tell,
                 () = sleep_until(look_at) => Next::Look,
+                () = sleep_until(arrivals_at), if !self.nodes.is_empty() => {
+                    Next::LookForArrivals
+                }
             };
             match next {
                 Next::Heard(heard) => {
@@ -196,6 +207,14 @@ impl Loop {
                 Next::Look => {
                     look_at = Instant::now() + LOOK;
                     driver.drive(self.look(session)).await?;
+                }
+                Next::LookForArrivals => {
+                    if driver.drive(have_arrived(session)).await? {
+                        busy_until = Instant::now() + BUSY;
+                        self.hearing.tells.tell(told(DUE));
+                    }
+                    let is_busy = Instant::now() < busy_until;
+                    arrivals_at = Instant::now() + if is_busy { LOOK_BUSY } else { LOOK_QUIET };
                 }
             }
         }
@@ -246,6 +265,12 @@ impl Loop {
         self.newest = newest;
         Ok(())
     }
+}
+
+/// Whether there are jobs that no node has taken in.
+async fn have_arrived(session: &Session) -> Result<bool> {
+    let rows = session.query("SELECT EXISTS (SELECT FROM arrivals WHERE 0 < job)", &[]).await?;
+    Ok(rows.first().map_or(Ok(false), |row| row.try_get(0))?)
 }
 
 async fn tell(session: &Session, bits: u8) -> Result<()> {

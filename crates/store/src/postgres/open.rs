@@ -31,7 +31,7 @@ impl Default for PostgresOptions {
 }
 
 /// The migrations, oldest first; the version of a schema is how many of them it has seen.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[concat!(include_str!("schema.sql"), include_str!("submit.sql"))];
 
 /// The oldest server that this is tested with.
 const SERVER_VERSION_MIN: i32 = 150_000;

@@ -2,6 +2,7 @@
 //! rows by an index, and each row of the history in its own part.
 
 use super::PostgresOptions;
+use super::arrivals::ARRIVALS;
 use super::claim::{CLAIM, CLAIM_RANGES, FRONT, FRONT_RANGES};
 use super::finish::FINISH;
 use super::open::{Opened, Server};
@@ -12,7 +13,7 @@ use super::write::{ADD_COUNTS, ADD_LOGS, KEEP_ATTEMPTS, LEAVE_ENDED, PUT_EXTRAS,
 use crate::conformance::{Durability, PrivateServer};
 
 /// A statement with arguments, and the index its plan must name.
-const STATEMENTS: [(&str, &str, &str); 9] = [
+const STATEMENTS: [(&str, &str, &str); 10] = [
     (CLAIM, "1, 100, 7, 0", "hot_ready"),
     (FRONT, "'{1,2,3}', 100", "hot_ready"),
     (CLAIM_RANGES, "'{1,1}', 100, 7, 0, '{8,9}', '{0,0}', '{9,9}'", "hot_ready"),
@@ -25,6 +26,7 @@ const STATEMENTS: [(&str, &str, &str); 9] = [
         "'{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}'",
         "hot_pkey",
     ),
+    (ARRIVALS, "100", "arrivals_pkey"),
     (ADD_COUNTS, "1, '{1}', '{0}', '{1}', '{1}'", ""),
 ];
 
@@ -68,7 +70,7 @@ fn check_plans(server: &PrivateServer, before: &str) {
     let asked = STATEMENTS.iter().map(|(sql, args, _)| (*sql, *args)).collect();
     let plans = plans(&server.database().unwrap(), before, ("EXPLAIN", asked));
     for (plan, (_, _, index)) in plans.iter().zip(STATEMENTS) {
-        for table in ["hot", "jobs", "ended", "counts"] {
+        for table in ["hot", "jobs", "ended", "counts", "arrivals"] {
             let is_scanned = plan.contains(&format!("Seq Scan on {table}"));
             assert!(!is_scanned, "walks {table}, after {before:?}:\n{plan}");
         }

@@ -259,9 +259,11 @@ pub(super) async fn logs(reader: &Reader, id: JobId, limit: usize) -> Result<Vec
 }
 
 const COUNTS: &str = "SELECT l.queue, l.task, c.state, c.n FROM \
-     (SELECT lane, state, sum(n)::bigint AS n FROM counts GROUP BY lane, state) AS c \
+     (SELECT lane, state, sum(n)::bigint AS n FROM (SELECT lane, state, n FROM counts UNION ALL \
+     SELECT lane, 0::smallint, count(*) FROM arrivals GROUP BY lane) AS i GROUP BY lane, state) AS c \
      JOIN lanes l ON l.id = c.lane WHERE c.n > 0";
 
+/// Jobs by lane and state. Those that have just arrived count as delayed.
 pub(super) async fn counts(reader: &Reader) -> Result<Vec<Count>> {
     let rows = reader.session.query(COUNTS, &[]).await?;
     let number = |row: &Row| -> Result<Count> {

@@ -17,6 +17,12 @@ pub(super) const AWAITED: i16 = 4;
 /// `hot.flags`: somebody wants it to end.
 pub(super) const CANCEL: i16 = 8;
 
+/// Whether a row that begins as [`LOAD_HOT`] is of a job among the `arrivals`: its flags are below
+/// zero, which keeps it out of the index of those that somebody wants to end.
+pub(super) fn has_just_arrived(row: &Row) -> Result<bool> {
+    Ok(row.try_get::<_, i16>(12)? < 0)
+}
+
 /// Where the row of a job stands in the database, as of the last write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
@@ -112,9 +118,14 @@ pub(super) const TAKE_DEPENDENTS: &str = "WITH gone AS \
      (DELETE FROM dependencies WHERE on_job = ANY($1) RETURNING on_job, job) \
      SELECT on_job, job FROM gone ORDER BY on_job, job";
 
-/// Where an unfinished job is, from a row that begins as [`LOAD_HOT`].
+/// Where an unfinished job is, from a row that begins as [`LOAD_HOT`]. One that has just arrived
+/// counts as delayed.
 pub(super) fn standing(row: &Row) -> Result<(State, Life, Time)> {
     let at = || -> Result<Time> {
+        if has_just_arrived(row)? {
+            let created: i64 = row.try_get(13)?;
+            return Ok(extra(row, 15)?.run_at.unwrap_or(Time::from_millis(created)));
+        }
         let at: Option<i64> = row.try_get(2)?;
         Ok(Time::from_millis(at.unwrap_or(0)))
     };

@@ -36,8 +36,8 @@ CREATE TABLE jobs (
 ) PARTITION BY RANGE (job);
 
 -- Every unfinished job: where it stands, and its life. The row goes when the job ends.
--- `flags`: 1 it has a unique text, 2 a deadline, 4 others wait for it, 8 somebody wants it to end.
--- Without any of these its success touches no other row.
+-- `flags`: 1 it has a unique text, 2 a deadline, 4 others wait for it, 8 somebody wants it to end;
+-- below zero: it is among the `arrivals`. Without any of these its success touches no other row.
 CREATE TABLE hot (
     job bigint NOT NULL,
     fence bigint NOT NULL,
@@ -67,6 +67,20 @@ CREATE INDEX hot_waiting ON hot (at, job) WHERE at IS NOT NULL;
 -- statement walk every lease.
 CREATE INDEX hot_leases ON hot (node) WHERE node IS NOT NULL;
 CREATE INDEX hot_cancel ON hot (node) WHERE flags >= 8;
+
+-- Jobs that came by `submit` (submit.sql) in a transaction of somebody else, and that no node has
+-- taken in yet: they are in no number of `counts` and in no event, and their rows in `hot` say state
+-- 0 without a time. A row goes when its job is first loaded for a move.
+CREATE TABLE arrivals (
+    job bigint PRIMARY KEY,
+    lane integer NOT NULL,
+    -- The jobs that must end first.
+    after bigint[]
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
 
 -- How a job ended. Its last attempt is in this row; the ones before are in `attempts`.
 CREATE TABLE ended (
@@ -354,7 +368,9 @@ BEGIN
     INSERT INTO counts (lane, part, state, writer, n)
         SELECT j.lane, j.job >> 24, coalesce(h.state, e.state % 10), 0, count(*)
         FROM unnest(kept) AS k(job) JOIN jobs j USING (job)
-        LEFT JOIN hot h USING (job) LEFT JOIN ended e USING (job) GROUP BY 1, 2, 3;
+        LEFT JOIN hot h USING (job) LEFT JOIN ended e USING (job)
+        -- Arrivals are counted when a node takes them in.
+        WHERE coalesce(h.flags, 0) >= 0 GROUP BY 1, 2, 3;
     SELECT coalesce(sum(n), 0) INTO after FROM counts
         WHERE gone <= part AND part < ends AND state IN (5, 6, 7);
     INSERT INTO counts (lane, part, state, writer, n)

@@ -119,17 +119,34 @@ impl<'a> Tx<'a> {
         JobId::compose(created, self.salt, key)
     }
 
-    /// Reads and locks jobs, those that exist.
+    /// Reads and locks jobs, those that exist. What has just arrived among them is taken in.
     pub(super) async fn load(&mut self, keys: impl Iterator<Item = u64>) -> Result<()> {
+        let mut arrived = self.read(keys.collect()).await?;
+        if arrived.is_empty() {
+            return Ok(());
+        }
+        let mut arrivals = Vec::new();
+        // A chain of them may be longer than the stack.
+        while !arrived.is_empty() {
+            let taken = self.take_arrivals(arrived).await?;
+            arrived = self.read(taken.iter().flat_map(|it| it.after.clone()).collect()).await?;
+            arrivals.extend(taken);
+        }
+        Box::pin(self.enter_arrivals(arrivals)).await
+    }
+
+    /// Reads and locks jobs, those that exist, and returns which of them have just arrived.
+    async fn read(&mut self, keys: Vec<u64>) -> Result<Vec<u64>> {
+        let mut arrived = Vec::new();
         let mut missing: Vec<i64> =
-            keys.filter(|it| !self.jobs.contains_key(it)).map(big).collect();
+            keys.into_iter().filter(|it| !self.jobs.contains_key(it)).map(big).collect();
         missing.sort_unstable();
         missing.dedup();
         // Between the two statements an operator may have moved a job from the one to the other
         // table; the second round finds it.
         for _ in 0..2 {
             if missing.is_empty() {
-                return Ok(());
+                break;
             }
             self.session.prepare(&[LOAD_HOT, LOAD_ENDED]).await?;
             let begin = self.begin();
@@ -147,11 +164,14 @@ impl<'a> Tx<'a> {
             }
             for row in &hot {
                 let loaded = rows::hot(row, self.names)?;
+                if rows::has_just_arrived(row)? {
+                    arrived.push(loaded.key);
+                }
                 self.jobs.insert(loaded.key, loaded);
             }
             missing.retain(|it| !self.jobs.contains_key(&rows::key(*it)));
         }
-        Ok(())
+        Ok(arrived)
     }
 
     /// Reads and locks jobs by their public ids.

@@ -1,8 +1,10 @@
-//! What time brings: jobs that are due or too late, and what is old enough to be forgotten.
+//! What time brings: jobs that have arrived, are due or too late, and what is old enough to be
+//! forgotten.
 
 use taskloom_model::{Command, Time};
 
 use super::Result;
+use super::arrivals::{self, ARRIVALS, ARRIVALS_MAX};
 use super::lane::Ask;
 use super::rows::{big, key};
 use super::session::Params;
@@ -22,20 +24,23 @@ impl Ask for Promote {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Promoted> {
         let (now, n) = (tx.now.as_millis(), big(PROMOTE_MAX as u64));
-        tx.session.prepare(&[LATE, DUE]).await?;
+        tx.session.prepare(&[ARRIVALS, LATE, DUE]).await?;
         let begin = tx.begin();
         let params: Params<'_> = &[&now, &n];
-        let ((), late, due) = futures::try_join!(
+        let ((), arrived, late, due) = futures::try_join!(
             begin,
+            tx.session.query(ARRIVALS, &[&ARRIVALS_MAX]),
             tx.session.query(LATE, params),
             tx.session.query(DUE, params),
         )?;
+        let (arrived, has_more) = arrivals::batch(&arrived)?;
+        tx.load(arrived.iter().copied()).await?;
         let pairs = |rows: &[tokio_postgres::Row]| -> Result<Vec<(i64, u64)>> {
             rows.iter().map(|row| Ok((row.try_get(0)?, key(row.try_get(1)?)))).collect()
         };
         let (late, due) = (pairs(&late)?, pairs(&due)?);
         tx.load(late.iter().chain(&due).map(|it| it.1)).await?;
-        let mut n_moved = 0;
+        let mut n_moved = arrived.len();
         for (at, key) in late {
             if tx.jobs.contains_key(&key) {
                 let moved = tx.transition(key, Command::Expire, None).await?;
@@ -53,6 +58,7 @@ impl Ask for Promote {
         tx.write_moves().await?;
         let next = tx.query(NEXT_DUE, &[]).await?;
         let next: Option<i64> = next.first().map_or(Ok(None), |row| row.try_get(0))?;
+        let next = if has_more { Some(now) } else { next };
         Ok(Promoted { n_moved, next_due: next.map(Time::from_millis) })
     }
 }

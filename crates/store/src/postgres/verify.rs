@@ -12,7 +12,7 @@ use crate::Breach;
 const NAMED_MAX: usize = 20;
 
 /// What must not be found, by the number that [`FOUND`] gives it.
-const RULES: [&str; 9] = [
+const RULES: [&str; 10] = [
     "a job stands nowhere",
     "a job stands in two places",
     "something belongs to a job that was never submitted",
@@ -22,6 +22,7 @@ const RULES: [&str; 9] = [
     "an ended job keeps its unique text or its deadline",
     "a running job is held by a node that is not registered",
     "an attempt has a later fence than its job",
+    "a job that has just arrived is not where such jobs are",
 ];
 
 /// The jobs of every breach: one statement, so one snapshot.
@@ -32,7 +33,8 @@ const FOUND: &str = "\
     UNION ALL SELECT 1, job FROM hot JOIN ended USING (job) \
     UNION ALL SELECT 2, job FROM (SELECT job FROM hot UNION ALL SELECT job FROM ended \
         UNION ALL SELECT job FROM attempts UNION ALL SELECT job FROM logs \
-        UNION ALL SELECT job FROM uniques UNION ALL SELECT job FROM deadlines) AS o \
+        UNION ALL SELECT job FROM uniques UNION ALL SELECT job FROM deadlines \
+        UNION ALL SELECT job FROM arrivals) AS o \
         WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.job = o.job) \
     UNION ALL SELECT 3, h.job FROM hot h JOIN jobs j USING (job) \
         WHERE h.lane <> j.lane OR h.rank <> j.rank \
@@ -47,7 +49,11 @@ const FOUND: &str = "\
         AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = h.node) \
     UNION ALL SELECT 8, a.job FROM attempts a JOIN (SELECT job, fence FROM hot \
         UNION ALL SELECT job, fence FROM ended) AS s USING (job) WHERE s.fence < a.fence \
-    UNION ALL SELECT 9, count(*) FROM (SELECT FROM (SELECT lane, part, state, n FROM counts \
+    UNION ALL SELECT 9, coalesce(h.job, a.job) FROM (SELECT * FROM hot WHERE flags < 0) AS h \
+        FULL JOIN arrivals a ON a.job = h.job WHERE h.job IS NULL OR a.job IS NULL \
+        OR h.lane <> a.lane OR h.state <> 0 OR h.at IS NOT NULL \
+    UNION ALL SELECT 10, count(*) FROM (SELECT FROM (SELECT lane, part, state, n FROM counts \
+        UNION ALL SELECT lane, job >> 24, 0::smallint, 1 FROM arrivals \
         UNION ALL SELECT lane, job >> 24, state, -1 FROM hot \
         UNION ALL SELECT j.lane, job >> 24, e.state % 10, -1 FROM ended e JOIN jobs j USING (job)) AS c \
         GROUP BY lane, part, state HAVING sum(n) <> 0) AS wrong HAVING 0 < count(*)) \

@@ -88,7 +88,7 @@ impl Engine {
             if let Some((fraction, message)) = &sign.progress {
                 let progress = ProgressView { fraction: *fraction, message: message.clone() };
                 let progress = serde_json::to_string(&progress).expect("progress is plain data");
-                let fence = Engine::fence_number(sign.fence);
+                let fence = Self::fence_number(sign.fence);
                 self.conn
                     .prepare_cached(
                         "UPDATE running SET progress = ?3 WHERE job = ?1 AND fence = ?2",

@@ -137,6 +137,15 @@ fn identify(conn: &Connection, path: &Path) -> Result<(i64, bool)> {
     Ok((found, is_new))
 }
 
+/// Refuses a connection to anything but a store of this program's version.
+pub(super) fn check_version(conn: &Connection) -> Result<()> {
+    let path = Path::new(conn.path().unwrap_or(":memory:"));
+    match identify(conn, path)? {
+        (found, false) if found == known_version() => Ok(()),
+        _ => Err(StoreError::Foreign { path: path.to_owned() }),
+    }
+}
+
 fn migrate(mut conn: Connection, path: &Path, now: Time) -> Result<Engine> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (found, is_new) = identify(&tx, path)?;
