@@ -20,7 +20,7 @@ const AFTER_MAX: u32 = 20_000;
 /// The oldest that nobody else takes in just now, with how many jobs they wait for. Their rows in
 /// `hot` are what is locked, as for any move, and in the same order.
 pub(super) const ARRIVALS: &str = "SELECT a.job, coalesce(cardinality(a.after), 0) \
-     FROM arrivals a JOIN hot h ON h.job = a.job ORDER BY a.job LIMIT $1 \
+     FROM arrivals a JOIN hot h ON h.job = a.job WHERE a.job >= $2 ORDER BY a.job LIMIT $1 \
      FOR UPDATE OF h SKIP LOCKED";
 const LEAVE_ARRIVALS: &str = "DELETE FROM arrivals WHERE job = ANY($1) RETURNING job, after";
 

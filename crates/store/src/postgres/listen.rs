@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Result;
-use super::front::MANY_DEAD;
+use super::front::{Floor, MANY_DEAD};
 use super::lane::Hearing;
 use super::open::{Server, node_lock};
 use super::rows;
@@ -88,8 +88,8 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("taskloom-listen".into())
             .spawn(move || {
-                let nodes = BTreeSet::new();
-                runtime.block_on(Loop { server, hearing, inbox, nodes, newest: 0 }.run());
+                let (nodes, arrivals) = (BTreeSet::new(), Floor::default());
+                runtime.block_on(Loop { server, hearing, inbox, nodes, newest: 0, arrivals }.run());
             })
             .map_err(cant)?;
         Ok(Listener { requests: Some(requests), thread: Some(thread) })
@@ -128,6 +128,8 @@ struct Loop {
     nodes: BTreeSet<NodeId>,
     /// The newest event that was seen.
     newest: u64,
+    /// Where it begins to look for arrivals.
+    arrivals: Floor,
 }
 
 /// What there is to do.
@@ -209,7 +211,7 @@ impl Loop {
                     driver.drive(self.look(session)).await?;
                 }
                 Next::LookForArrivals => {
-                    if driver.drive(have_arrived(session)).await? {
+                    if driver.drive(self.have_arrived(session)).await? {
                         busy_until = Instant::now() + BUSY;
                         self.hearing.tells.tell(told(DUE));
                     }
@@ -248,6 +250,17 @@ impl Loop {
         }
     }
 
+    /// Whether there are jobs that no node has taken in.
+    async fn have_arrived(&mut self, session: &Session) -> Result<bool> {
+        let begun = Instant::now().into_std();
+        let is_guarded = self.hearing.has_many_dead.load(Ordering::Relaxed);
+        let from = self.arrivals.begins(is_guarded, begun);
+        let rows = session.query("SELECT min(job) FROM arrivals WHERE job >= $1", &[&from]).await?;
+        let first: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+        self.arrivals.saw(from, first, (begun, Instant::now().into_std()));
+        Ok(first.is_some())
+    }
+
     /// Looks at the time, and whether another process has committed something.
     async fn look(&mut self, session: &Session) -> Result<()> {
         self.server.set_clock(session).await?;
@@ -265,12 +278,6 @@ impl Loop {
         self.newest = newest;
         Ok(())
     }
-}
-
-/// Whether there are jobs that no node has taken in.
-async fn have_arrived(session: &Session) -> Result<bool> {
-    let rows = session.query("SELECT EXISTS (SELECT FROM arrivals WHERE 0 < job)", &[]).await?;
-    Ok(rows.first().map_or(Ok(false), |row| row.try_get(0))?)
 }
 
 async fn tell(session: &Session, bits: u8) -> Result<()> {

@@ -26,7 +26,7 @@ const STATEMENTS: [(&str, &str, &str); 10] = [
         "'{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}'",
         "hot_pkey",
     ),
-    (ARRIVALS, "100", "arrivals_pkey"),
+    (ARRIVALS, "100, 0", "arrivals_pkey"),
     (ADD_COUNTS, "1, '{1}', '{0}', '{1}', '{1}'", ""),
 ];
 

@@ -1,7 +1,10 @@
 //! What time brings: jobs that have arrived, are due or too late, and what is old enough to be
 //! forgotten.
 
+use std::time::Instant;
+
 use taskloom_model::{Command, Time};
+use tokio_postgres::Row;
 
 use super::Result;
 use super::arrivals::{self, ARRIVALS, ARRIVALS_MAX};
@@ -13,11 +16,13 @@ use crate::{PROMOTE_MAX, Promoted, Prune, Pruned};
 
 pub(super) struct Promote;
 
-const DUE: &str =
-    "SELECT at, job FROM hot WHERE at <= $1 AND at IS NOT NULL ORDER BY at, job LIMIT $2";
-const LATE: &str = "SELECT at, job FROM deadlines WHERE at <= $1 ORDER BY at, job LIMIT $2";
-const NEXT_DUE: &str = "SELECT least((SELECT min(at) FROM hot WHERE at IS NOT NULL), \
-     (SELECT min(at) FROM deadlines))";
+// Each begins to look at a floor (front.rs).
+const DUE: &str = "SELECT at, job FROM hot WHERE at >= $3 AND at <= $1 AND at IS NOT NULL \
+     ORDER BY at, job LIMIT $2";
+const LATE: &str =
+    "SELECT at, job FROM deadlines WHERE at >= $3 AND at <= $1 ORDER BY at, job LIMIT $2";
+const NEXT_DUE: &str = "SELECT least((SELECT min(at) FROM hot WHERE at >= $1 AND at IS NOT NULL), \
+     (SELECT min(at) FROM deadlines WHERE at >= $2))";
 
 impl Ask for Promote {
     type Answer = Promoted;
@@ -26,16 +31,26 @@ impl Ask for Promote {
         let (now, n) = (tx.now.as_millis(), big(PROMOTE_MAX as u64));
         tx.session.prepare(&[ARRIVALS, LATE, DUE]).await?;
         let begin = tx.begin();
-        let params: Params<'_> = &[&now, &n];
+        let (begun, is_guarded) = (Instant::now(), tx.fronts.is_guarded());
+        let arrivals_from = tx.fronts.arrivals.begins(is_guarded, begun);
+        let (due_from, late_from) =
+            (tx.fronts.due.begins(is_guarded, begun), tx.fronts.late.begins(is_guarded, begun));
+        let arrivals_params: Params<'_> = &[&ARRIVALS_MAX, &arrivals_from];
+        let due_params: Params<'_> = &[&now, &n, &due_from];
+        let late_params: Params<'_> = &[&now, &n, &late_from];
         let ((), arrived, late, due) = futures::try_join!(
             begin,
-            tx.session.query(ARRIVALS, &[&ARRIVALS_MAX]),
-            tx.session.query(LATE, params),
-            tx.session.query(DUE, params),
+            tx.session.query(ARRIVALS, arrivals_params),
+            tx.session.query(LATE, late_params),
+            tx.session.query(DUE, due_params),
         )?;
+        let (first, took) = (|rows: &[Row]| rows.first().map(|it| it.get(0)), Instant::now());
+        tx.fronts.arrivals.saw(arrivals_from, first(&arrived), (begun, took));
+        tx.fronts.late.saw(late_from, first(&late), (begun, took));
+        tx.fronts.due.saw(due_from, first(&due), (begun, took));
         let (arrived, has_more) = arrivals::batch(&arrived)?;
         tx.load(arrived.iter().copied()).await?;
-        let pairs = |rows: &[tokio_postgres::Row]| -> Result<Vec<(i64, u64)>> {
+        let pairs = |rows: &[Row]| -> Result<Vec<(i64, u64)>> {
             rows.iter().map(|row| Ok((row.try_get(0)?, key(row.try_get(1)?)))).collect()
         };
         let (late, due) = (pairs(&late)?, pairs(&due)?);
@@ -56,7 +71,7 @@ impl Ask for Promote {
             }
         }
         tx.write_moves().await?;
-        let next = tx.query(NEXT_DUE, &[]).await?;
+        let next = tx.query(NEXT_DUE, &[&due_from, &late_from]).await?;
         let next: Option<i64> = next.first().map_or(Ok(None), |row| row.try_get(0))?;
         let next = if has_more { Some(now) } else { next };
         Ok(Promoted { n_moved, next_due: next.map(Time::from_millis) })
