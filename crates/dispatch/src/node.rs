@@ -17,7 +17,8 @@ use crate::process::Launcher;
 use crate::upkeep::{promote_loop, prune_loop, rescue, rescue_loop};
 use crate::{PoolConfig, Registry, SlotKind};
 
-/// How long ended jobs and events are kept.
+/// How long ended jobs and events are kept at least. PostgreSQL may keep a job for half as long
+/// again, to drop many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Succeeded and cancelled jobs.

@@ -119,9 +119,7 @@ impl PostgresStore {
             hearing,
         })
     }
-}
 
-impl PostgresStore {
     /// Makes and drops parts of the history, on a connection that is there for it alone, so that no
     /// heartbeat waits. Returns how many jobs are forgotten.
     async fn care(&self, plan: parts::Plan, prune: Prune) -> usize {

@@ -112,7 +112,9 @@ impl Look {
     /// half as long again. What was filled too slowly for that, what should have been dropped by
     /// now, what new jobs come to, and what has taken in another part, is pruned one by one.
     pub(super) fn plan(&self, prune: &Prune, now: Time) -> Plan {
-        let quarter = now.since(prune.succeeded_before) / 4;
+        // Of the two kinds, the one that is kept for the shorter time.
+        let old_before = prune.succeeded_before.max(prune.failed_before);
+        let quarter = now.since(old_before) / 4;
         let standing = self.newest >> PART_BITS;
         let mut plan = Plan { lacks_next: self.lacks(standing + 1), ..Plan::default() };
         for (place, part) in self.parts.iter().enumerate() {
@@ -120,10 +122,9 @@ impl Look {
             let has_grown = 1 << PART_BITS < part.ends - part.begins || part.begins < 0;
             let filled = self.filled(place);
             let is_slow = part.first.is_some_and(|first| quarter < filled.since(first));
-            let is_overdue = filled + quarter < prune.succeeded_before;
-            let has_old = part.first < Some(prune.succeeded_before.max(prune.failed_before));
-            if (!is_closed || has_grown || is_slow || is_overdue) && part.first.is_some() && has_old
-            {
+            let is_overdue = filled + quarter < old_before;
+            let has_old = part.first.is_some_and(|first| first < old_before);
+            if has_old && (!is_closed || has_grown || is_slow || is_overdue) {
                 plan.one_by_one.push(part.name.clone());
             }
             let is_past = part.first.is_none() || filled < prune.succeeded_before;
@@ -287,9 +288,20 @@ mod tests {
     /// With successes kept for eight days and failures for thirty.
     #[track_caller]
     fn check_plan(look: &Look, one_by_one: &[&str], candidates: &[&str]) {
+        check_plan_for((8, 30), look, one_by_one, candidates);
+    }
+
+    /// With successes and failures kept for so many days.
+    #[track_caller]
+    fn check_plan_for(
+        (succeeded, failed): (u32, u32),
+        look: &Look,
+        one_by_one: &[&str],
+        candidates: &[&str],
+    ) {
         let prune = Prune {
-            succeeded_before: NOW - 8 * DAY,
-            failed_before: NOW - 30 * DAY,
+            succeeded_before: NOW - succeeded * DAY,
+            failed_before: NOW - failed * DAY,
             events_before: NOW - DAY,
             limit: 1_000,
         };
@@ -315,6 +327,15 @@ mod tests {
         check_plan(&look(&[fast(20), next]), &["p0"], &[]);
         // An empty one, also when nothing comes after it.
         check_plan(&look(&[(None, None), next, next]), &[], &["p0"]);
+    }
+
+    #[test]
+    fn failures_that_are_kept_for_less_than_successes_do_not_wait_for_them() {
+        let of = |days| (ago(days * DAY), ago(days * DAY));
+        let (open, next) = (of(1), (None, None));
+        check_plan_for((30, 8), &look(&[of(9), of(9), open, next]), &["p1"], &[]);
+        check_plan_for((30, 8), &look(&[of(12), of(12), open, next]), &["p0", "p1"], &[]);
+        check_plan_for((30, 8), &look(&[of(31), of(31), open, next]), &["p0", "p1"], &["p0"]);
     }
 
     #[test]
