@@ -19,7 +19,7 @@ mod world;
 
 pub use directed::{long_chain, many_deadlines};
 #[cfg(all(unix, feature = "postgres"))]
-pub use server::{Durability, PrivateServer};
+pub use server::{Durability, PrivatePooler, PrivateServer, Stop};
 
 use std::sync::Arc;
 use std::time::Duration;

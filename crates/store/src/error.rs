@@ -147,6 +147,12 @@ pub enum StoreError {
         /// What the server says.
         why: String,
     },
+    /// A pooler in transaction mode stands between, and the address does not say so.
+    #[error(
+        "a pooler stands between this program and PostgreSQL; say `?pgbouncer=true` in the address \
+         when it gives each transaction another connection, `?pgbouncer=session` when it does not"
+    )]
+    Pooler,
     /// Other transactions came in between again and again.
     #[error("other transactions came in between too often: {why}")]
     Contended {
@@ -189,6 +195,7 @@ impl StoreError {
             StoreError::Unreachable { .. } => "store.unreachable",
             StoreError::TooManyConnections { .. } => "store.too_many_connections",
             StoreError::Denied { .. } => "store.denied",
+            StoreError::Pooler => "store.pooler",
             StoreError::Contended { .. } => "store.contended",
             StoreError::Deferred => "store.deferred",
             StoreError::Database(_) => "store.database",
@@ -209,6 +216,7 @@ impl StoreError {
                 | StoreError::Unreachable { .. }
                 | StoreError::TooManyConnections { .. }
                 | StoreError::Denied { .. }
+                | StoreError::Pooler
                 | StoreError::Contended { .. }
                 | StoreError::Database(_)
         )

@@ -14,6 +14,7 @@ mod clock;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod codec;
 mod error;
+mod health;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod inbox;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -31,7 +32,10 @@ pub mod sqlite;
 
 pub use clock::{Clock, ManualClock};
 pub use error::StoreError;
+pub use health::{Part, PartError, PartHealth, STALL, ServerHealth, StoreHealth};
 pub use types::*;
+
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use taskloom_model::{Fence, JobId, NodeId};
@@ -79,8 +83,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// in what was submitted in transactions of others, where that needs a node.
     fn promote(&self) -> Verb<'_, Promoted>;
 
-    /// Takes their jobs from dead nodes. `asking` is spared.
-    fn rescue(&self, asking: Option<NodeId>) -> Verb<'_, Vec<Rescued>>;
+    /// Takes their jobs from dead nodes. Proof of death, a liveness lock that is free, is enough
+    /// for a store whose locks can't be lost; otherwise only those are dead that `judge` suspects.
+    fn rescue(&self, judge: Judge) -> Verb<'_, Vec<Rescued>>;
 
     /// Cancels jobs; one that runs is asked to end. The answers are in the order of `ids`.
     fn cancel(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Changed>>;
@@ -116,8 +121,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// reads the whole store: for operators and tests.
     fn verify(&self) -> Verb<'_, Vec<Breach>>;
 
+    /// The time that the store goes by, the same for every process that uses it: what is due, late
+    /// or old is so by this clock.
+    fn clock(&self) -> Arc<dyn Clock>;
+
     /// What tells that something was committed, by this process or by another.
     fn notices(&self) -> Notices;
+
+    /// How the store fares, as far as it is known without asking: cheap, no I/O.
+    fn health(&self) -> StoreHealth {
+        StoreHealth::default()
+    }
 
     /// What the store is, and what it has done since it was opened.
     fn info(&self) -> StoreInfo;

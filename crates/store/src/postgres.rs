@@ -11,6 +11,7 @@
 //! - Rows are locked in the order of their keys; the victim of a deadlock is done again.
 //! - A statement looks for a row of the history in its own part only (`plans.rs`).
 
+mod address;
 mod arrivals;
 mod claim;
 mod events;
@@ -24,6 +25,7 @@ mod open;
 mod parts;
 #[cfg(all(test, unix, feature = "conformance"))]
 mod plans;
+mod pooled;
 mod read;
 mod readers;
 mod rows;
@@ -32,6 +34,8 @@ mod session;
 mod submit;
 mod submit_in;
 mod tally;
+#[cfg(feature = "tls")]
+mod tls;
 mod tx;
 mod upkeep;
 mod verify;
@@ -53,9 +57,10 @@ use taskloom_model::{Command, Fence, JobId, NodeId};
 
 use crate::tells::Tells;
 use crate::{
-    Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Count, Demand, EventCursor,
-    Events, Filter, Finish, Finished, JobView, Listed, LogView, NewJob, NewNode, NodeView, Notices,
-    Page, Promoted, Prune, Pruned, Rescued, Store, StoreError, StoreInfo, Verb,
+    Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Clock, Count, Demand,
+    EventCursor, Events, Filter, Finish, Finished, JobView, Judge, Listed, LogView, NewJob,
+    NewNode, NodeView, Notices, Page, Promoted, Prune, Pruned, Rescued, Store, StoreError,
+    StoreHealth, StoreInfo, Verb,
 };
 use finish::{Change, FinishAndClaim, Release};
 use lane::{Hearing, Lane};
@@ -105,6 +110,7 @@ impl PostgresStore {
             newest_event: AtomicU64::new(0),
             has_many_dead: AtomicBool::new(false),
             outbox: listen::Outbox::default(),
+            health: lane::StoreParts::default(),
         });
         let lane = |name: &str| Lane::start(name, Arc::clone(&server), Arc::clone(&hearing));
         Ok(PostgresStore {
@@ -216,8 +222,8 @@ impl Store for PostgresStore {
         Box::pin(self.upkeep.call(Promote))
     }
 
-    fn rescue(&self, asking: Option<NodeId>) -> Verb<'_, Vec<Rescued>> {
-        Box::pin(self.upkeep.call(Rescue { asking }))
+    fn rescue(&self, judge: Judge) -> Verb<'_, Vec<Rescued>> {
+        Box::pin(self.upkeep.call(Rescue { judge }))
     }
 
     fn cancel(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Changed>> {
@@ -229,14 +235,17 @@ impl Store for PostgresStore {
     }
 
     fn get(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Option<JobView>>> {
-        Box::pin(self.readers.call(move |it| Box::pin(async move { read::get(&it, &ids).await })))
+        Box::pin(self.readers.call(move |it| {
+            let ids = ids.clone();
+            Box::pin(async move { read::get(&it, &ids).await })
+        }))
     }
 
     fn list(&self, filter: Filter, page: Page) -> Verb<'_, Listed> {
-        Box::pin(
-            self.readers
-                .call(move |it| Box::pin(async move { read::list(&it, &filter, page).await })),
-        )
+        Box::pin(self.readers.call(move |it| {
+            let filter = filter.clone();
+            Box::pin(async move { read::list(&it, &filter, page).await })
+        }))
     }
 
     fn attempts(&self, id: JobId) -> Verb<'_, Vec<AttemptView>> {
@@ -272,9 +281,10 @@ impl Store for PostgresStore {
             let mut plan = look.await?.plan(&prune, self.server.clock.now());
             let parts = std::mem::take(&mut plan.one_by_one);
             let n_dropped = self.care(plan, prune).await;
-            let found = self
-                .readers
-                .call(move |it| Box::pin(async move { read::prunable(&it, &prune, &parts).await }));
+            let found = self.readers.call(move |it| {
+                let parts = parts.clone();
+                Box::pin(async move { read::prunable(&it, &prune, &parts).await })
+            });
             let keys = found.await?;
             let pruned = self.upkeep.call(Forget { keys, prune }).await?;
             Ok(Pruned { n_jobs: pruned.n_jobs + n_dropped, ..pruned })
@@ -282,11 +292,24 @@ impl Store for PostgresStore {
     }
 
     fn verify(&self) -> Verb<'_, Vec<Breach>> {
-        Box::pin(self.readers.call(|it| Box::pin(async move { verify::verify(&it).await })))
+        let max = verify::VERIFY_MAX;
+        Box::pin(
+            self.readers.call_within(max, |it| Box::pin(async move { verify::verify(&it).await })),
+        )
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.server) as Arc<dyn Clock>
     }
 
     fn notices(&self) -> Notices {
         self.hearing.tells.notices()
+    }
+
+    fn health(&self) -> StoreHealth {
+        let health = &self.hearing.health;
+        let parts = vec![health.commits.health(), health.listener.health()];
+        StoreHealth { parts, server: health.server.lock().clone() }
     }
 
     fn info(&self) -> StoreInfo {

@@ -10,6 +10,7 @@ mod clock;
 mod duration;
 mod error;
 mod handle;
+mod health;
 mod invocation;
 mod registration;
 mod submit;
@@ -24,6 +25,7 @@ pub use clock::{SystemClock, TokioClock};
 pub use duration::IntoDuration;
 pub use error::{Error, JobError};
 pub use handle::JobHandle;
+pub use health::{Health, Reason};
 pub use invocation::{
     IntoJobIds, Invocation, InvocationError, Invoke, InvokeBlocking, QUEUE_DEFAULT, Request,
 };
@@ -46,7 +48,8 @@ pub use taskloom_store::sqlite::Synchronous;
 pub use taskloom_store::sqlite::WriteHold;
 pub use taskloom_store::{
     Accepted, AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events,
-    Filter, JobView, Listed, LogView, NodeView, Page, Store, StoreError, StoreInfo,
+    Filter, JobView, Listed, LogView, NodeView, Page, PartError, PartHealth, ServerHealth, Store,
+    StoreError, StoreInfo,
 };
 #[cfg(feature = "tasks")]
 pub use taskloom_tasks as tasks;

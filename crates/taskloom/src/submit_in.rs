@@ -1,8 +1,8 @@
 //! Submitting inside the application's own transaction: its commit accepts the jobs, its rollback
 //! means that they never were.
 //!
-//! On PostgreSQL the transaction is one of [`tokio_postgres`] or of [`sqlx`], or of any other client
-//! by [`statement`]; on SQLite it is one of [`rusqlite`] on the file of the store. The crates are
+//! On PostgreSQL the transaction is one of `tokio_postgres` or of `sqlx`, or of any other client
+//! by `statement`; on SQLite it is one of `rusqlite` on the file of the store. The crates are
 //! given on here, in the versions that fit. Other languages call the function `taskloom.submit`:
 //! `docs/transactional-enqueue.md`.
 //!

@@ -13,7 +13,7 @@ use taskloom_store::{Changed, NewJob, Store, StoreError};
 
 use crate::handle::{JobHandle, Link, result_of};
 use crate::waiters::Waiters;
-use crate::{Builder, Error, JobError, Submit};
+use crate::{Builder, Error, Health, JobError, Submit};
 
 /// A store, perhaps with a node that works on it. Cheap to clone.
 ///
@@ -210,6 +210,14 @@ impl TaskSystem {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.link.store
+    }
+
+    /// How this system fares, and whether it is ready: its store can be used, and its node, if it
+    /// has one, works. Cheap: nothing is asked.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let node = self.0.node.lock().as_ref().map(Node::health);
+        Health::of(self.0.link.store.health(), node)
     }
 
     /// How many attempts are under way on this node.

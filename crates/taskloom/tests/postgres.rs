@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use taskloom::submit_in::{self, tokio_postgres::NoTls};
 use taskloom::{Ctx, Invoke, StateName, Task, TaskError, TaskSystem};
-use taskloom_store::conformance::{Durability, PrivateServer};
+use taskloom_store::conformance::{Durability, PrivatePooler, PrivateServer};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,10 +58,22 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_systems_share_the_work_of_one_database() {
     let server = server();
-    let url = server.database().unwrap();
+    share_work(&server.database().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_systems_share_the_work_through_a_pooler() {
+    let server = server();
+    let pooler = PrivatePooler::start(&server, 4).unwrap_or_else(|why| panic!("{why}"));
+    server.database().unwrap();
+    share_work(&format!("{}?pgbouncer=true", pooler.url("db0"))).await;
+}
+
+/// Two systems do 400 jobs, each once.
+async fn share_work(url: &str) {
     let (one, other) = (Double::default(), Double::default());
-    let first = start(&url, &one, 5).await;
-    let second = start(&url, &other, 5).await;
+    let first = start(url, &one, 5).await;
+    let second = start(url, &other, 5).await;
     let jobs: Vec<_> = (0..400).map(|n| one.invoke(Number { n })).collect();
     let handles = first.submit(jobs).await.unwrap();
     for (n, handle) in (0..400).zip(handles) {

@@ -1,6 +1,12 @@
 //! A PostgreSQL server of a test's own: made in a temporary folder, reached by a Unix socket only,
 //! gone with the value, and with the process however that ends.
 
+mod faults;
+mod pooler;
+
+pub use faults::Stop;
+pub use pooler::PrivatePooler;
+
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +28,13 @@ pub enum Durability {
 pub struct PrivateServer {
     folder: PathBuf,
     programs: PathBuf,
+    /// As whom its programs are run: a prefix, or nothing. It becomes the program, so that a
+    /// signal to the server is one to what the keeper waits for.
+    user: &'static str,
+    /// What the server is started with.
+    arguments: String,
+    /// The port, when it is reached by TCP.
+    port: Option<u16>,
     /// A shell that stops the server and removes the folder when its input ends.
     keeper: Child,
     n_databases: AtomicU32,
@@ -35,6 +48,44 @@ impl PrivateServer {
     /// # Errors
     /// What is missing and how to install it, or what the server says.
     pub fn start(parent: &Path, durability: Durability) -> Result<PrivateServer, String> {
+        let make = "initdb -D {at}/data -U postgres -A trust -N --locale=C.UTF-8 -E UTF8";
+        Self::launch(parent, make, &settings_of(durability))
+    }
+
+    /// The same, reached by TCP too, on a free port of this machine, with settings of its own: for
+    /// what does not go through a Unix socket.
+    ///
+    /// # Errors
+    /// As [`PrivateServer::start`]; the port may be taken by another at the last moment.
+    pub fn start_on_tcp(parent: &Path, settings: &[(&str, &str)]) -> Result<PrivateServer, String> {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+        let port = free.map_err(|error| error.to_string())?.port().to_string();
+        let make = "initdb -D {at}/data -U postgres -A trust -N --locale=C.UTF-8 -E UTF8";
+        let mut all = settings_of(Durability::None);
+        all.extend([("port", &*port), ("listen_addresses", "localhost")]);
+        all.extend(settings);
+        Self::launch(parent, make, &all)
+    }
+
+    /// The port of a server that is reached by TCP.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(5432)
+    }
+
+    /// The folder of its files.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes the folder of the data by `make`, where `{at}` is the folder of all, and starts a
+    /// server on it.
+    fn launch(
+        parent: &Path,
+        make: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<PrivateServer, String> {
         let programs = programs()?;
         let folder =
             parent.join(format!("tkl-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]));
@@ -43,33 +94,43 @@ impl PrivateServer {
         // The server refuses to run as root.
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
         let (give, user) = match is_root {
-            true => (format!("chown postgres {at} && "), "runuser -u postgres -- "),
+            true => (
+                format!("chown postgres {at} && "),
+                "setpriv --reuid=postgres --regid=postgres --init-groups ",
+            ),
             false => (String::new(), ""),
         };
-        let mut settings = String::new();
-        for (name, value) in settings_of(durability) {
-            write!(settings, " -c {name}={value}").map_err(|error| error.to_string())?;
+        let mut arguments = format!("-k {at}");
+        let port = settings.iter().find(|it| it.0 == "port").and_then(|it| it.1.parse().ok());
+        if port.is_none() {
+            arguments.push_str(" -c listen_addresses=");
         }
+        for (name, value) in settings {
+            write!(arguments, " -c {name}={value}").map_err(|error| error.to_string())?;
+        }
+        let make = make.replace("{at}", &at.to_string());
+        // A server that was frozen hears nothing before it goes on.
         let script = format!(
-            "{give}{user}{bin}/initdb -D {at}/data -U postgres -A trust -N --locale=C.UTF-8 \
-             -E UTF8 > {at}/log 2>&1 || exit 1\n\
-             {user}{bin}/postgres -D {at}/data -k {at} -c listen_addresses= {settings} \
-             >> {at}/log 2>&1 &\n\
+            "{give}{user}{bin}/{make} > {at}/log 2>&1 || exit 1\n\
+             {user}{bin}/postgres -D {at}/data {arguments} >> {at}/log 2>&1 &\n\
              read -r _\n\
+             first=$(head -n 1 {at}/data/postmaster.pid 2> /dev/null)\n\
+             [ -z \"$first\" ] || kill -CONT $first $(cat /proc/$first/task/*/children) 2> /dev/null\n\
              {user}{bin}/pg_ctl -D {at}/data stop -m immediate > /dev/null 2>&1\n\
-             wait\nrm -rf {at}\n"
+             wait\n[ ! -d {at}/small ] || umount {at}/small\nrm -rf {at}\n"
         );
         let shell = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).spawn();
         let keeper = shell.map_err(|error| format!("no shell: {error}"))?;
         let n_databases = AtomicU32::new(0);
-        let mut server = PrivateServer { folder, programs, keeper, n_databases };
+        let mut server =
+            PrivateServer { folder, programs, user, arguments, port, keeper, n_databases };
         server.wait()?;
         Ok(server)
     }
 
     fn wait(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + START_MAX;
-        while !self.psql("postgres", "SELECT 1").is_ok_and(|it| it == "1") {
+        while !self.is_up() {
             let has_ended = self.keeper.try_wait().map_err(|error| error.to_string())?.is_some();
             if has_ended || deadline < Instant::now() {
                 let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
@@ -78,6 +139,10 @@ impl PrivateServer {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
+    }
+
+    fn is_up(&self) -> bool {
+        self.psql("postgres", "SELECT 1").is_ok_and(|it| it == "1")
     }
 
     /// Makes an empty database and returns its address.
@@ -90,9 +155,12 @@ impl PrivateServer {
         Ok(self.url(&name))
     }
 
-    fn url(&self, database: &str) -> String {
+    /// The address of a database, by the Unix socket.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
         let folder = self.folder.display().to_string().replace('/', "%2F");
-        format!("postgres://postgres@{folder}/{database}")
+        let port = self.port.unwrap_or(5432);
+        format!("postgres://postgres@{folder}:{port}/{database}")
     }
 
     /// Says one statement to a database, and returns what it answers.
@@ -100,8 +168,10 @@ impl PrivateServer {
     /// # Errors
     /// What the server says.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
+        let port = self.port.unwrap_or(5432).to_string();
         let output = Command::new(self.programs.join("psql"))
-            .args(["-h", &self.folder.display().to_string(), "-U", "postgres", "-XAtq"])
+            .args(["-h", &self.folder.display().to_string(), "-p", &port])
+            .args(["-U", "postgres", "-XAtq"])
             .args(["-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql])
             .output()
             .map_err(|error| format!("psql: {error}"))?;
@@ -130,7 +200,7 @@ impl Drop for PrivateServer {
     }
 }
 
-fn settings_of(durability: Durability) -> Vec<(&'static str, &'static str)> {
+fn settings_of<'s>(durability: Durability) -> Vec<(&'s str, &'s str)> {
     let mut settings = vec![
         ("max_connections", "300"),
         ("shared_buffers", "128MB"),

@@ -202,6 +202,11 @@ impl Ask for Care {
         if self.plan.lacks_next {
             session.query(MAKE_PARTS, &[]).await?;
         }
+        // Through a pooler no lock outlives a transaction: the parts wait for another process, or
+        // lose their jobs one by one.
+        if session.is_pooled() {
+            return Ok(());
+        }
         let taken = session.query("SELECT pg_try_advisory_lock($1)", &[&LOCK_PARTS]).await?;
         if !taken.first().map_or(Ok(false), |row| row.try_get(0))? {
             return Ok(());

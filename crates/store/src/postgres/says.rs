@@ -33,7 +33,16 @@ pub(super) fn meaning(state: &SqlState, message: &str, why: String) -> StoreErro
     if let Some(refused) = refused(state.code(), message) {
         return refused;
     }
+    // What is no matter of one connection, but of what stands between.
+    if message.contains("unsupported startup parameter") {
+        return StoreError::Pooler;
+    }
+    if message.starts_with("no more connections allowed") {
+        return StoreError::TooManyConnections { why };
+    }
     match *state {
+        SqlState::UNDEFINED_PSTATEMENT | SqlState::DUPLICATE_PSTATEMENT => StoreError::Pooler,
+        ref code if code.code().starts_with("08") => StoreError::Unreachable { why },
         SqlState::DISK_FULL => StoreError::DiskFull,
         SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => StoreError::Corrupt { why },
         SqlState::LOCK_NOT_AVAILABLE => StoreError::Locked { waited_secs: LOCK_MAX_SECS },

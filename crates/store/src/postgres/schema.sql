@@ -167,6 +167,8 @@ CREATE TABLE nodes (
     pid bigint NOT NULL,
     started bigint NOT NULL,
     heartbeat bigint NOT NULL,
+    -- Whether it holds a liveness lock. Through a pooler nobody can: then only time decides.
+    has_lock boolean NOT NULL,
     -- The names of the tasks it can run: a JSON array.
     tasks text NOT NULL
 ) WITH (fillfactor = 25, autovacuum_vacuum_threshold = 100);

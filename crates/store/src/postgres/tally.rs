@@ -30,6 +30,16 @@ pub(super) struct WriterRow {
     pub(super) folds: bool,
 }
 
+impl WriterRow {
+    /// The same row of another writer.
+    pub(super) fn of(self, number: i16) -> WriterRow {
+        WriterRow { row: self.row & !NUMBER | i32::from(number), ..self }
+    }
+}
+
+/// The bits of a row that are the number of its writer.
+const NUMBER: i32 = (1 << NUMBER_BITS) - 1;
+const NUMBER_BITS: u32 = 15;
 /// How many commits add to the same rows.
 const COMMITS_A_ROW: u32 = 128;
 /// How many rows of the same number there are before they become one.
@@ -48,7 +58,7 @@ impl Writer {
         let row_number = i32::try_from(row % ROWS).unwrap_or(0);
         let is_first = self.n_commits.is_multiple_of(COMMITS_A_ROW);
         WriterRow {
-            row: row_number << 15 | i32::from(self.number),
+            row: row_number << NUMBER_BITS | i32::from(self.number),
             folds: is_first && row.is_multiple_of(ROWS_A_FOLD),
         }
     }
@@ -99,7 +109,7 @@ mod tests {
         let mut n_folds = 0;
         for _ in 0..COMMITS_A_ROW * ROWS_A_FOLD {
             let WriterRow { row, folds } = writer.row();
-            assert_eq!(row & 0x7FFF, 7);
+            assert_eq!(row & NUMBER, 7);
             rows.insert(row);
             n_folds += u32::from(folds);
             writer.has_committed();

@@ -61,7 +61,7 @@ pub(super) struct Tx<'a> {
 
 /// With a lock that keeps out only the drop of a part: it waits until no transaction is under way,
 /// and those that come meanwhile wait here, where they hold nothing.
-const BEGIN: &str = "BEGIN; LOCK TABLE ONLY jobs IN ACCESS SHARE MODE";
+pub(super) const LOCK_PARTS: &str = "LOCK TABLE ONLY jobs IN ACCESS SHARE MODE";
 pub(super) const TAKE_KEYS: &str = "SELECT nextval('job_key') FROM generate_series(1, $1::bigint)";
 
 impl<'a> Tx<'a> {
@@ -93,7 +93,7 @@ impl<'a> Tx<'a> {
     pub(super) fn begin(&mut self) -> impl Future<Output = Result<()>> + use<'a> {
         let (session, has_begun) = (self.session, self.has_begun);
         self.has_begun = true;
-        async move { if has_begun { Ok(()) } else { session.batch(BEGIN).await } }
+        async move { if has_begun { Ok(()) } else { session.begin_writing().await } }
     }
 
     pub(super) async fn query(
@@ -384,13 +384,20 @@ impl<'a> Tx<'a> {
     /// Writes all there is and commits, in one round trip. Returns the offset of the first event,
     /// if there was one.
     pub(super) async fn commit(&mut self) -> Result<Option<u64>> {
+        if self.session.is_pooled() && (self.has_moves() || 0 < self.tally.n_events) {
+            // Only a transaction that has begun knows its writer.
+            self.begin().await?;
+        }
         let jobs = std::mem::take(&mut self.jobs);
         let writes = std::mem::take(&mut self.writes);
         let new = std::mem::take(&mut self.new);
         let mut statements = writes.statements((jobs, new), self.now);
         let tally = std::mem::take(&mut self.tally);
         let told = tally.told;
-        statements.extend(super::write::counts(&tally.counts, self.writer));
+        statements.extend(super::write::counts(
+            &tally.counts,
+            self.session.writer().map_or(self.writer, |number| self.writer.of(number)),
+        ));
         let events = super::write::events(tally, self.now)?;
         self.tally.told = told;
         if !self.has_begun && statements.is_empty() && events.is_none() {
@@ -408,7 +415,7 @@ impl<'a> Tx<'a> {
         };
         let commit = async {
             session.is_committing.set(true);
-            session.batch("COMMIT").await
+            session.end("COMMIT").await
         };
         let sending = futures::future::try_join_all(sending);
         let ((), _, first, ()) = futures::try_join!(begin, sending, first, commit)?;

@@ -1,6 +1,7 @@
 //! Checking a store: what must hold after every commit, asked of all tables in one snapshot.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use taskloom_model::{JobId, Time};
 
@@ -8,6 +9,8 @@ use super::Result;
 use super::readers::Reader;
 use crate::Breach;
 
+/// How long it may take: it reads the whole store.
+pub(super) const VERIFY_MAX: Duration = Duration::from_secs(60 * 60);
 /// How many jobs of a breach are named.
 const NAMED_MAX: usize = 20;
 
