@@ -20,6 +20,8 @@ mod inbox;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod keys;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod migrations;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod tells;
 mod types;
 
@@ -33,6 +35,8 @@ pub mod sqlite;
 pub use clock::{Clock, ManualClock};
 pub use error::StoreError;
 pub use health::{Part, PartError, PartHealth, STALL, ServerHealth, StoreHealth};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use migrations::Schema;
 pub use types::*;
 
 use std::sync::Arc;

@@ -19,6 +19,7 @@ mod finish;
 mod front;
 mod lane;
 mod listen;
+mod migrations;
 mod names;
 mod nodes;
 mod open;
@@ -26,6 +27,10 @@ mod parts;
 #[cfg(all(test, unix, feature = "conformance"))]
 mod plans;
 mod pooled;
+#[cfg(all(unix, any(feature = "conformance", feature = "torture")))]
+mod private_server;
+#[cfg(feature = "torture")]
+mod probe;
 mod read;
 mod readers;
 mod rows;
@@ -36,6 +41,8 @@ mod submit_in;
 mod tally;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "torture")]
+mod torture;
 mod tx;
 mod upkeep;
 mod verify;
@@ -43,12 +50,18 @@ mod write;
 
 pub use nodes::LEASE;
 pub use open::PostgresOptions;
+#[cfg(all(unix, any(feature = "conformance", feature = "torture")))]
+pub use private_server::{Durability, PrivatePooler, PrivateServer, Stop};
+#[cfg(feature = "torture")]
+pub use probe::{ServerUse, drop_schema, is_vacant, server_use};
 #[cfg(feature = "sqlx")]
 pub use sqlx;
 #[cfg(feature = "sqlx")]
 pub use submit_in::submit_in_sqlx;
 pub use submit_in::{SubmitStatement, submit_in};
 pub use tokio_postgres;
+#[cfg(feature = "torture")]
+pub use torture::{Cut, Held, Hold, cut, hold};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

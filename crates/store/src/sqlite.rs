@@ -9,6 +9,7 @@ mod claim;
 mod engine;
 #[cfg(feature = "torture")]
 mod hold;
+mod migrations;
 mod moves;
 mod nodes;
 mod open;

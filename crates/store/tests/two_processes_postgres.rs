@@ -140,8 +140,8 @@ async fn a_process_that_was_silent_too_long_learns_that_it_lost_everything() {
     submit(&one, 2).await;
     let node = register(&one).await;
     let claimed = claim(&one, node, 2).await;
-    place.clock.advance(LEASE);
     let other_node = register(&other).await;
+    place.clock.advance(LEASE);
     assert_eq!(other.rescue(Judge::of_all(Some(other_node))).await.unwrap().len(), 1);
     let taken = claim(&other, other_node, 1).await;
     let ended = claimed.iter().map(succeeded).collect();

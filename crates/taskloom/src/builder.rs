@@ -9,7 +9,7 @@ use taskloom_dispatch::{
     BlockingTask, Entry, Node, NodeConfig, PoolConfig, Registry, Retention, Task,
 };
 use taskloom_store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
-use taskloom_store::{Clock, Queues, Store, StoreError};
+use taskloom_store::{Clock, Queues, Schema, Store, StoreError};
 
 use crate::registration::Registration;
 use crate::{Error, SystemClock, TaskSystem};
@@ -216,9 +216,44 @@ impl Builder {
         Ok(taskloom_store::sqlite::WriteHold::take(path).await?)
     }
 
+    /// The version of the store's schema, and the one that this program wants. Changes nothing;
+    /// [`Builder::connect`] and [`Builder::start`] bring the schema there.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store can't be read, is another program's or a newer one's.
+    pub fn schema(&self) -> Result<Schema, Error> {
+        #[cfg(feature = "postgres")]
+        if self.is_on_server() {
+            return Ok(taskloom_store::postgres::PostgresStore::schema(&self.url)?);
+        }
+        match address(&self.url, self.options)?.0 {
+            Some(path) => Ok(SqliteStore::schema(&path)?),
+            None => Err(Error::Address("a store in memory, which is always new".into())),
+        }
+    }
+
+    /// The SQL that brings the schema from version `from`, 0 for none, to the one that this program
+    /// wants: for `psql`, or for `sqlite3`. The store is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Address`] or [`Error::Store`] for an address that names no store.
+    pub fn migration_sql(&self, from: u32) -> Result<String, Error> {
+        #[cfg(feature = "postgres")]
+        if self.is_on_server() {
+            return Ok(taskloom_store::postgres::PostgresStore::migration_sql(from));
+        }
+        address(&self.url, self.options)?;
+        Ok(SqliteStore::migration_sql(from))
+    }
+
+    #[cfg(feature = "postgres")]
+    fn is_on_server(&self) -> bool {
+        self.url.starts_with("postgres://") || self.url.starts_with("postgresql://")
+    }
+
     pub(crate) fn open_store(&self) -> Result<Arc<dyn Store>, Error> {
         #[cfg(feature = "postgres")]
-        if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
+        if self.is_on_server() {
             use taskloom_store::postgres::{PostgresOptions, PostgresStore};
             let payload_max = self.options.payload_max;
             // All nodes go by the server's time.

@@ -17,6 +17,8 @@ mod submit;
 pub mod submit_in;
 mod system;
 pub mod testing;
+#[cfg(feature = "torture")]
+pub mod torture;
 mod waiters;
 
 pub use builder::{Builder, MAX_WORKERS_DEFAULT};
@@ -48,8 +50,8 @@ pub use taskloom_store::sqlite::Synchronous;
 pub use taskloom_store::sqlite::WriteHold;
 pub use taskloom_store::{
     Accepted, AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events,
-    Filter, JobView, Listed, LogView, NodeView, Page, PartError, PartHealth, ServerHealth, Store,
-    StoreError, StoreInfo,
+    Filter, JobView, Listed, LogView, NodeView, Page, PartError, PartHealth, Schema, ServerHealth,
+    Store, StoreError, StoreInfo,
 };
 #[cfg(feature = "tasks")]
 pub use taskloom_tasks as tasks;

@@ -41,13 +41,14 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// The migrations, oldest first; the version of a schema is how many of them it has seen.
-const MIGRATIONS: &[&str] = &[concat!(include_str!("schema.sql"), include_str!("submit.sql"))];
+pub(super) const MIGRATIONS: &[&str] =
+    &[concat!(include_str!("schema.sql"), include_str!("submit.sql"))];
 
 /// The oldest server that this is tested with.
 const SERVER_VERSION_MIN: i32 = 150_000;
 
 // Advisory locks of one bigint: the upper half says what for.
-const LOCK_MIGRATE: i64 = 0x546B_6C31 << 32;
+pub(super) const LOCK_MIGRATE: i64 = 0x546B_6C31 << 32;
 const LOCK_NODE: i64 = 0x546B_6C32 << 32;
 pub(super) const LOCK_WRITER: i64 = 0x546B_6C33 << 32;
 
@@ -130,8 +131,8 @@ pub(super) struct Opened {
 }
 
 impl Server {
-    /// Connects, and makes or updates the schema.
-    pub(super) async fn open(url: &str, options: &PostgresOptions) -> Result<Server> {
+    /// A server that nobody has connected to.
+    pub(super) fn unopened(url: &str, options: &PostgresOptions) -> Result<Server> {
         let target = Target::parse(url)?;
         let clock = ServerClock {
             given: options.clock.clone(),
@@ -139,9 +140,14 @@ impl Server {
             at_origin: AtomicI64::new(0),
         };
         let answer_max = options.answer_max;
-        let mut server = Server { target, salt: 0, clock, answer_max, moves: AtomicU64::new(0) };
+        Ok(Server { target, salt: 0, clock, answer_max, moves: AtomicU64::new(0) })
+    }
+
+    /// Connects, and makes or updates the schema.
+    pub(super) async fn open(url: &str, options: &PostgresOptions) -> Result<Server> {
+        let mut server = Server::unopened(url, options)?;
         let opening = async {
-            let (session, mut driver) = server.connect(&Setup::default()).await?;
+            let (session, mut driver) = server.plain().await?;
             let address = server.address();
             let opening = async {
                 if let Some(mark) = server.target.mark {
@@ -152,8 +158,13 @@ impl Server {
             };
             driver.drive(opening).await
         };
-        server.salt = in_time(answer_max, opening).await?;
+        server.salt = in_time(server.answer_max, opening).await?;
         Ok(server)
+    }
+
+    /// A session as the server gives it, for whom the schema may be missing.
+    pub(super) async fn plain(&self) -> Result<(Session, Driver)> {
+        self.connect(&Setup::default()).await
     }
 
     /// A connection to the first host that answers and is of the kind that is asked for.
@@ -226,6 +237,14 @@ impl Server {
         self.connect(&setup(Kind::Listen, &more)).await
     }
 
+    /// A session that does whatever is asked, and is none of a node's.
+    #[cfg(feature = "torture")]
+    pub(super) async fn stranger(&self) -> Result<(Session, Driver)> {
+        let settings = [("application_name", "taskloom torture"), ("search_path", "taskloom")];
+        let settings = settings.iter().map(|it| (it.0, it.1.to_owned())).collect();
+        self.connect(&Setup { settings, kind: Kind::Open }).await
+    }
+
     /// Reads the server's time anew: clocks drift.
     pub(super) async fn set_clock(&self, session: &Session) -> Result<()> {
         if self.clock.given.is_some() {
@@ -292,7 +311,7 @@ fn first_four(bytes: [u8; 16]) -> [u8; 4] {
     [a, b, c, d]
 }
 
-fn known_version() -> i64 {
+pub(super) fn known_version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
@@ -307,7 +326,7 @@ async fn look(session: &Session, address: &str) -> Result<Option<u32>> {
 }
 
 /// The version of the schema; `None` when there is none yet.
-async fn found_version(session: &Session, address: &str) -> Result<Option<i64>> {
+pub(super) async fn found_version(session: &Session, address: &str) -> Result<Option<i64>> {
     let path = || PathBuf::from(address);
     let sql = "SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n \
          ON n.oid = c.relnamespace WHERE n.nspname = 'taskloom'), \

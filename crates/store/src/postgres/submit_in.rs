@@ -7,7 +7,9 @@ use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{Result, says};
+use super::Result;
+#[cfg(feature = "sqlx")]
+use super::says;
 use crate::{Accepted, NewJob, PAYLOAD_MAX, StoreError};
 
 const SUBMIT_ONE: &str =

@@ -66,7 +66,7 @@ impl PrivateServer {
     pub fn standby(&self, parent: &Path) -> Result<PrivateServer, String> {
         let (from, bin) = (self.folder.display(), "pg_basebackup -U postgres -R -c fast");
         let make = format!("{bin} -h {from} -D {{at}}/data");
-        Self::launch(parent, &make, &super::settings_of(super::Durability::None))
+        Self::launch(parent, (&make, ""), &super::settings_of(super::Durability::None))
     }
 
     /// Ends the connections of Taskloom, and returns how many there were.
@@ -121,6 +121,33 @@ impl PrivateServer {
         // One that ends at that moment is none to be told.
         let others = format!("kill -{name} $(cat /proc/{first}/task/*/children) 2> /dev/null");
         run(&format!("kill -{name} {first} && {{ {others}; true; }}"))
+    }
+
+    /// Whether [`PrivateServer::fill_disk`] can do anything.
+    #[must_use]
+    pub fn has_disk(&self) -> bool {
+        self.has_disk
+    }
+
+    /// Leaves no room on the disk of the databases, or gives the room back.
+    ///
+    /// # Errors
+    /// When it has no disk of its own, or what the system says.
+    pub fn fill_disk(&self, is_full: bool) -> Result<(), String> {
+        if !self.has_disk {
+            return Err("the databases have no disk of their own".into());
+        }
+        let disk = self.folder.join("disk").display().to_string();
+        let resize = |size: &str| run(&format!("mount -o remount,size={size} {disk}"));
+        if !is_full {
+            return resize(super::DISK);
+        }
+        let output = Command::new("df").args(["-k", "--output=used", &disk]).output();
+        let output = output.map_err(|error| format!("df: {error}"))?;
+        let used = String::from_utf8_lossy(&output.stdout);
+        let used: u64 = used.lines().last().and_then(|it| it.trim().parse().ok()).ok_or("df")?;
+        // It may grow between the look and the deed.
+        resize(&format!("{used}k")).or_else(|_| resize(&format!("{}k", used + 256)))
     }
 
     /// A database on a disk of its own, of `megabytes`; its address and its folder.

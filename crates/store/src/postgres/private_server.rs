@@ -1,5 +1,5 @@
-//! A PostgreSQL server of a test's own: made in a temporary folder, reached by a Unix socket only,
-//! gone with the value, and with the process however that ends.
+//! A PostgreSQL server of one's own, for tests and for `taskloom torture`: made in a folder, reached
+//! by a Unix socket, gone with the value, and with the process however that ends.
 
 mod faults;
 mod pooler;
@@ -8,7 +8,9 @@ pub use faults::Stop;
 pub use pooler::PrivatePooler;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,9 +40,14 @@ pub struct PrivateServer {
     /// A shell that stops the server and removes the folder when its input ends.
     keeper: Child,
     n_databases: AtomicU32,
+    /// Whether its databases lie on a disk of their own, which can be filled.
+    has_disk: bool,
 }
 
 const START_MAX: Duration = Duration::from_secs(60);
+const INITDB: &str = "initdb -D {at}/data -U postgres -A trust -N --locale=C.UTF-8 -E UTF8";
+/// Room on the disk of its own, which is memory: only what is used is taken.
+const DISK: &str = "4g";
 
 impl PrivateServer {
     /// Makes and starts a server in a folder under `parent`.
@@ -48,8 +55,28 @@ impl PrivateServer {
     /// # Errors
     /// What is missing and how to install it, or what the server says.
     pub fn start(parent: &Path, durability: Durability) -> Result<PrivateServer, String> {
-        let make = "initdb -D {at}/data -U postgres -A trust -N --locale=C.UTF-8 -E UTF8";
-        Self::launch(parent, make, &settings_of(durability))
+        Self::launch(parent, (INITDB, ""), &settings_of(durability))
+    }
+
+    /// As [`PrivateServer::start`], with the databases on a disk of their own that can be filled,
+    /// where this process may make one: as root, on Linux.
+    ///
+    /// # Errors
+    /// As [`PrivateServer::start`].
+    pub fn start_with_disk(parent: &Path, durability: Durability) -> Result<PrivateServer, String> {
+        // Where there may be no mount, the disk is left out.
+        let mount = format!(
+            "mkdir {{at}}/disk && mount -t tmpfs -o size={DISK},mode=0700,uid=postgres tmpfs \
+             {{at}}/disk 2> /dev/null && touch {{at}}/has-disk\n"
+        );
+        let mut server = Self::launch(parent, (INITDB, &mount), &settings_of(durability))?;
+        if server.folder.join("has-disk").exists() {
+            let at = server.folder.join("disk");
+            server
+                .psql("postgres", &format!("CREATE TABLESPACE disk LOCATION '{}'", at.display()))?;
+            server.has_disk = true;
+        }
+        Ok(server)
     }
 
     /// The same, reached by TCP too, on a free port of this machine, with settings of its own: for
@@ -60,11 +87,10 @@ impl PrivateServer {
     pub fn start_on_tcp(parent: &Path, settings: &[(&str, &str)]) -> Result<PrivateServer, String> {
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
         let port = free.map_err(|error| error.to_string())?.port().to_string();
-        let make = "initdb -D {at}/data -U postgres -A trust -N --locale=C.UTF-8 -E UTF8";
         let mut all = settings_of(Durability::None);
         all.extend([("port", &*port), ("listen_addresses", "localhost")]);
         all.extend(settings);
-        Self::launch(parent, make, &all)
+        Self::launch(parent, (INITDB, ""), &all)
     }
 
     /// The port of a server that is reached by TCP.
@@ -79,11 +105,11 @@ impl PrivateServer {
         &self.folder
     }
 
-    /// Makes the folder of the data by `make`, where `{at}` is the folder of all, and starts a
-    /// server on it.
+    /// Makes the folder of the data by `make`, after `first` has been done as the own user, and
+    /// starts a server on it; `{at}` is the folder of all.
     fn launch(
         parent: &Path,
-        make: &str,
+        (make, first): (&str, &str),
         settings: &[(&str, &str)],
     ) -> Result<PrivateServer, String> {
         let programs = programs()?;
@@ -95,7 +121,7 @@ impl PrivateServer {
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
         let (give, user) = match is_root {
             true => (
-                format!("chown postgres {at} && "),
+                format!("chown postgres {at}\n"),
                 "setpriv --reuid=postgres --regid=postgres --init-groups ",
             ),
             false => (String::new(), ""),
@@ -108,22 +134,38 @@ impl PrivateServer {
         for (name, value) in settings {
             write!(arguments, " -c {name}={value}").map_err(|error| error.to_string())?;
         }
-        let make = make.replace("{at}", &at.to_string());
+        let [make, first] = [make, first].map(|it| it.replace("{at}", &at.to_string()));
         // A server that was frozen hears nothing before it goes on.
         let script = format!(
-            "{give}{user}{bin}/{make} > {at}/log 2>&1 || exit 1\n\
+            "{give}{first}{user}test -w {at} || {{ echo 'the user postgres may not pass through to \
+             {at}: run this in a folder that is open to all (chmod a+x), or not as root' > {at}/log; \
+             exit 1; }}\n\
+             {user}{bin}/{make} > {at}/log 2>&1 || exit 1\n\
              {user}{bin}/postgres -D {at}/data {arguments} >> {at}/log 2>&1 &\n\
-             read -r _\n\
+             kept=\n\
+             while read -r word; do case $word in keep) kept=1 ;; esac; done\n\
              first=$(head -n 1 {at}/data/postmaster.pid 2> /dev/null)\n\
              [ -z \"$first\" ] || kill -CONT $first $(cat /proc/$first/task/*/children) 2> /dev/null\n\
              {user}{bin}/pg_ctl -D {at}/data stop -m immediate > /dev/null 2>&1\n\
-             wait\n[ ! -d {at}/small ] || umount {at}/small\nrm -rf {at}\n"
+             wait\n[ -z \"$kept\" ] || exit\n\
+             [ ! -d {at}/small ] || umount {at}/small\n\
+             [ ! -e {at}/has-disk ] || umount {at}/disk\nrm -rf {at}\n"
         );
-        let shell = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).spawn();
+        // A group of its own: Ctrl-C is for the program, which ends the server in good order.
+        let mut shell = Command::new("sh");
+        let shell = shell.arg("-c").arg(script).stdin(Stdio::piped()).process_group(0).spawn();
         let keeper = shell.map_err(|error| format!("no shell: {error}"))?;
         let n_databases = AtomicU32::new(0);
-        let mut server =
-            PrivateServer { folder, programs, user, arguments, port, keeper, n_databases };
+        let mut server = PrivateServer {
+            folder,
+            programs,
+            user,
+            arguments,
+            port,
+            keeper,
+            n_databases,
+            has_disk: false,
+        };
         server.wait()?;
         Ok(server)
     }
@@ -151,7 +193,8 @@ impl PrivateServer {
     /// What the server says.
     pub fn database(&self) -> Result<String, String> {
         let name = format!("db{}", self.n_databases.fetch_add(1, Ordering::Relaxed));
-        self.psql("postgres", &format!("CREATE DATABASE {name}"))?;
+        let place = if self.has_disk { " TABLESPACE disk" } else { "" };
+        self.psql("postgres", &format!("CREATE DATABASE {name}{place}"))?;
         Ok(self.url(&name))
     }
 
@@ -192,6 +235,18 @@ impl PrivateServer {
     }
 }
 
+impl PrivateServer {
+    /// Ends the server and leaves its folder as it is.
+    ///
+    /// # Errors
+    /// When nobody is there to do it any more.
+    pub fn keep(mut self) -> Result<PathBuf, String> {
+        let input = self.keeper.stdin.as_mut().ok_or("the keeper of the server is gone")?;
+        writeln!(input, "keep").map_err(|error| error.to_string())?;
+        Ok(self.folder.clone())
+    }
+}
+
 impl Drop for PrivateServer {
     fn drop(&mut self) {
         // The end of its input tells the keeper.
@@ -226,6 +281,6 @@ fn programs() -> Result<PathBuf, String> {
     let in_path = std::env::split_paths(&in_path).collect::<Vec<_>>();
     let has_all = |it: &PathBuf| it.join("initdb").exists() && it.join("postgres").exists();
     newest.into_iter().chain(in_path).find(has_all).ok_or_else(|| {
-        "PostgreSQL is not installed (Debian: apt-get install postgresql)".to_owned()
+        "PostgreSQL is not installed (Debian, Ubuntu: sudo apt-get install postgresql)".to_owned()
     })
 }
