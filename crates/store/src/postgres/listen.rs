@@ -231,19 +231,16 @@ impl Loop {
                     }
                 }
                 Next::Look => {
-                    self.hearing.health.listener.begins();
-                    let looking = session.shared(self.look(session));
+                    let with_server = server_at <= Instant::now();
+                    let looking = session.shared(self.look_around(session, with_server));
                     let is_busy = in_time(max, driver.drive(looking)).await?;
                     if session.is_pooled() {
                         every = if is_busy { LOOK_POOLED } else { LOOK_IDLE.min(every * 2) };
                     }
                     look_at = Instant::now() + every;
-                    if server_at <= Instant::now() {
+                    if with_server {
                         server_at = Instant::now() + LOOK_AT_SERVER;
-                        in_time(max, driver.drive(session.shared(self.look_at_server(session))))
-                            .await?;
                     }
-                    self.hearing.health.listener.went(self.server.clock.now(), &Ok(()));
                     if moves != self.server.moves() {
                         let why = "the server takes no writes any more".into();
                         return Err(StoreError::Unreachable { why });
@@ -318,6 +315,18 @@ impl Loop {
         let first: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
         self.arrivals.saw(from, first, (begun, Instant::now().into_std()));
         Ok(first.is_some())
+    }
+
+    /// Looks at what others have done, now and then at the server too. Says whether anybody has done
+    /// something.
+    async fn look_around(&mut self, session: &Session, with_server: bool) -> Result<bool> {
+        self.hearing.health.listener.begins();
+        let is_busy = self.look(session).await?;
+        if with_server {
+            self.look_at_server(session).await?;
+        }
+        self.hearing.health.listener.went(self.server.clock.now(), &Ok(()));
+        Ok(is_busy)
     }
 
     /// Asks the server how it fares.
