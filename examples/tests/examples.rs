@@ -48,6 +48,14 @@ fn a_crash_of_a_child_costs_an_attempt() {
 }
 
 #[test]
+fn a_transfer_and_its_job_are_both_or_neither() {
+    check_example(
+        env!("CARGO_BIN_EXE_transaction"),
+        "bob has got 70\nnot enough money, and no job\n",
+    );
+}
+
+#[test]
 fn the_readme_shows_the_quickstart_as_it_stands() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();

@@ -34,7 +34,21 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run jobs with the built-in tasks http, data and email until a signal comes
+    ///
+    /// For the one process that people and programs will talk to: what it offers to the outside
+    /// comes with it. For more hands beside it, `worker` runs jobs and nothing else.
     Serve(ServeArgs),
+    /// Run jobs with the built-in tasks until a signal comes, and nothing else
+    ///
+    /// As many as you like may work on one store, on PostgreSQL from many machines, beside `serve`
+    /// and programs of your own. A worker opens no port, now or later.
+    Worker(ServeArgs),
+    /// Bring the store's schema to the version of this program
+    ///
+    /// Every command that opens a store does this by itself when it may. Where only an administrator
+    /// may change a schema, give them the output of --dump-sql; from then on the program needs no
+    /// more than to read and write rows, and use sequences, in it.
+    Migrate(MigrateArgs),
     /// Submit a job; it is durable when the command returns
     Submit(Box<SubmitArgs>),
     /// Look at jobs and act on them
@@ -43,7 +57,13 @@ pub(crate) enum Command {
     /// Fetch many URLs as durable jobs; run it again after Ctrl-C and it goes on
     Fetch(FetchArgs),
     /// Measure this machine: submit and drain no-op jobs
+    ///
+    /// On a new file, or with --store postgres://… in a database that has no schema `taskloom`:
+    /// bench makes one, and drops it at the end.
     Bench(BenchArgs),
+    /// A worker process of `bench`
+    #[command(hide = true)]
+    BenchWorker(BenchWorkerArgs),
     /// Watch a real workload on recorded data with faults, needing no network and no service
     Demo(DemoArgs),
     /// Check that nothing is wrong in the store; it may be in use
@@ -54,6 +74,11 @@ pub(crate) enum Command {
     /// store and fills their disk. At the end nothing accepted may be lost and no attempt may be
     /// without explanation; 1 when a promise was broken. Wants a store of its own: without --store
     /// a temporary file in the working directory, which is kept when a promise was broken.
+    ///
+    /// --store postgres://… tortures on a server of yours, whose connections are cut and whose rows
+    /// are held. --store postgres, without an address, makes a private server in the working
+    /// directory (PostgreSQL must be installed) that is also restarted, crashed, stopped and, by
+    /// root, left without room on its disk.
     #[cfg(unix)]
     Torture(TortureArgs),
     /// A worker of `torture`
@@ -84,6 +109,21 @@ pub(crate) struct ServeArgs {
     /// How long running attempts may go on after a signal
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MigrateArgs {
+    /// Only say what would be done
+    #[arg(long, conflicts_with = "dump_sql")]
+    pub(crate) dry_run: bool,
+
+    /// Only print the SQL: psql, or for a file sqlite3, runs it as it is
+    #[arg(long)]
+    pub(crate) dump_sql: bool,
+
+    /// With --dump-sql: from this version, 0 is nothing at all; the store is not looked at
+    #[arg(long, value_name = "VERSION", requires = "dump_sql")]
+    pub(crate) from: Option<u32>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -245,6 +285,34 @@ pub(crate) struct BenchArgs {
     /// Keep the store in this folder instead of a temporary one beside the working directory
     #[arg(long)]
     pub(crate) folder: Option<PathBuf>,
+
+    /// Instead: throughput with this many worker processes, of --workers slots each
+    #[arg(long, group = "instead", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) processes: Option<u32>,
+
+    /// With --processes: how long each job sleeps, in milliseconds
+    #[arg(long, default_value_t = 0, requires = "processes")]
+    pub(crate) task_ms: u64,
+
+    /// Instead: what a claim costs while this many jobs wait
+    #[arg(long, group = "instead", value_parser = clap::value_parser!(u32).range(3_000..=100_000_000))]
+    pub(crate) backlog: Option<u32>,
+
+    /// Instead, on PostgreSQL: throughput and claims under load, for 10 s as it is and then for
+    /// this many seconds while a transaction is held open
+    #[arg(long, group = "instead", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) hold: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchWorkerArgs {
+    /// How many attempts run at once
+    #[arg(long)]
+    pub(crate) workers: usize,
+
+    /// How long each job sleeps, in milliseconds
+    #[arg(long)]
+    pub(crate) task_ms: u64,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,6 +9,7 @@ mod notes;
 mod plan;
 mod progress;
 mod report;
+mod target;
 mod work;
 pub(crate) mod worker;
 
@@ -27,8 +28,10 @@ use crate::exit::{FAILED, INTERRUPTED, Usage};
 use faults::Done;
 use fleet::{Fleet, Folder, Recipe};
 use history::{Broken, Processes};
+use plan::Place;
 use progress::Progress;
 use report::{Report, Rerun};
+use target::{OWN_SERVER, Target};
 
 /// How long the workers may take to drain once nothing is done to them any more.
 const STOP_MAX: Duration = Duration::from_secs(30);
@@ -36,21 +39,23 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// How often the jobs that are left are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
-/// A process that was stopped for longer may have been taken for dead: the lease of 30 s, less
-/// what its last heartbeat may have been late.
-const SUSPICIOUS: Duration = Duration::from_secs(20);
-
 /// Tortures `store`, or a file of its own.
 pub(crate) async fn run(store: Option<String>, json: bool, args: TortureArgs) -> Result<ExitCode> {
-    if let Some(store) = &store {
+    if let Some(store) = store.as_deref().filter(|it| *it != OWN_SERVER) {
         refuse_used(store).await?;
     }
     let lasts = args.lasts();
     let seed = args.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
     let folder = Folder::new()?;
-    let own = || format!("sqlite://{}", folder.path().join("torture.db").display());
+    let target = match Target::new(store, folder.path()).await {
+        Ok(target) => target,
+        Err(error) => {
+            folder.remove();
+            return Err(error);
+        }
+    };
     let recipe = Recipe {
-        store: store.unwrap_or_else(own),
+        store: target.url.clone(),
         folder: folder.path().to_owned(),
         seed,
         sabotage: args.sabotage,
@@ -61,23 +66,25 @@ pub(crate) async fn run(store: Option<String>, json: bool, args: TortureArgs) ->
         let (n, secs) = (args.workers, lasts.as_secs());
         eprintln!("torturing {} with {n} workers for {secs} s, seed {seed}", recipe.store);
     }
-    let plan = plan::plan(seed, lasts, args.workers, plan::Kind::of_store(&recipe.store));
+    let plan = plan::plan(seed, lasts, args.workers, target.place);
     let system = TaskSystem::open(&recipe.store).connect().await?;
     let mut progress = Progress::new(Arc::clone(system.store()), lasts, json);
     let began = Instant::now();
     let mut fleet = Fleet::start(recipe, args.workers)?;
-    let done = faults::run(&mut fleet, (&plan, lasts), &mut interrupts, &mut progress).await?;
+    let (plan, ups) = ((&plan[..], lasts), (&mut interrupts, &mut progress));
+    let done = faults::run(&mut fleet, &target, plan, ups).await?;
     let ended = tokio::select! {
         biased;
         _ = interrupts.recv() => {
             eprintln!("not counted; seed {seed}; everything is kept in {}", folder.path().display());
+            target.keep();
             return Ok(ExitCode::from(INTERRUPTED));
         }
         ended = settle(&mut fleet, system.store(), &progress, args.workers) => ended?,
     };
     let lasted = began.elapsed();
     progress.say("counting");
-    let mut report = count(&fleet, system.store(), done, ended).await?;
+    let mut report = count((&fleet, target.place), system.store(), done, ended).await?;
     report.workers = args.workers;
     report.seconds = lasted.as_secs_f64();
     report.jobs_per_s = report.finished as f64 / report.seconds;
@@ -89,7 +96,10 @@ pub(crate) async fn run(store: Option<String>, json: bool, args: TortureArgs) ->
     report.cut_short().print(json)?;
     drop(system);
     if is_good {
+        drop(target);
         folder.remove();
+    } else {
+        target.keep();
     }
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
@@ -128,7 +138,12 @@ async fn settle(
     while 0 < n_left {
         every.tick().await;
         fleet.replace_ended(Role::Work)?;
-        let counts = store.counts().await?;
+        // The store may need a moment after the last fault.
+        let counts = match store.counts().await {
+            Ok(counts) => counts,
+            Err(error) if error.is_transient() && moved.elapsed() < STUCK_AFTER => continue,
+            Err(error) => return Err(error.into()),
+        };
         let left = counts.iter().filter(|it| !it.state.is_ended()).map(|it| it.n).sum();
         if left != n_left {
             (n_left, moved) = (left, Instant::now());
@@ -143,7 +158,7 @@ async fn settle(
 
 /// Counts everything, and judges it.
 async fn count(
-    fleet: &Fleet,
+    (fleet, place): (&Fleet, Place),
     store: &Arc<dyn Store>,
     done: Done,
     mut broken: Vec<Broken>,
@@ -152,7 +167,12 @@ async fn count(
     let logs = (0..fleet.lives.len()).map(|it| logs::read(&recipe.log(it)));
     let logs = logs.collect::<Result<Vec<_>>>()?;
     let trails = notes::read(&recipe.notes())?;
-    let processes = Processes { lives: &fleet.lives, logs: &logs, lease: SUSPICIOUS };
+    let processes = Processes {
+        lives: &fleet.lives,
+        logs: &logs,
+        freed: &done.freed,
+        is_server: place != Place::File,
+    };
     let history = history::read(&**store, &trails, &processes).await?;
     let mut store_errors = std::collections::BTreeMap::new();
     for (number, (life, log)) in fleet.lives.iter().zip(&logs).enumerate() {
@@ -190,6 +210,12 @@ async fn count(
         crash_to_rerun: Rerun::of(history.rerun_ms),
         jobs_per_s: 0.0,
         faults: done.n_faults,
+        left_out: match place {
+            Place::OwnServer { has_disk: false } => {
+                vec!["disk full: no disk of its own, for want of rights"]
+            }
+            _ => Vec::new(),
+        },
         breaches: timeout(STUCK_AFTER, store.verify()).await??,
         broken,
         kept: None,

@@ -2,12 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "commands/bench.rs"]
+mod bench;
 #[path = "support/cli.rs"]
 mod cli;
+#[path = "support/database.rs"]
+mod database;
 #[path = "commands/fetch.rs"]
 mod fetch;
 #[path = "commands/jobs.rs"]
 mod jobs;
+#[path = "commands/migrate.rs"]
+mod migrate;
 #[path = "support/child.rs"]
 mod process;
 #[path = "commands/serve.rs"]
@@ -16,6 +22,8 @@ mod serve;
 mod server;
 #[path = "commands/verify.rs"]
 mod verify;
+#[path = "commands/worker.rs"]
+mod worker;
 
 use cli::Cli;
 use serde_json::Value;
@@ -94,32 +102,4 @@ fn help_shows_the_exit_codes() {
 fn completions_are_a_script() {
     let script = Cli::new().ok(&["completions", "bash"]);
     assert!(script.contains("_taskloom()") && script.contains("complete -F _taskloom"));
-}
-
-#[test]
-fn a_bench_tells_every_number() {
-    let cli = Cli::new();
-    let report = cli.json(&["bench", "--jobs", "1000"]);
-    for key in [
-        "jobs",
-        "args_bytes",
-        "workers",
-        "jobs_per_s",
-        "drain_per_s",
-        "cpu_us_per_job",
-        "commits_per_job",
-        "concurrent_submits_per_s",
-        "rss_peak_mb",
-    ] {
-        let value = report[key].as_f64().unwrap_or_else(|| panic!("no number {key}: {report}"));
-        assert!(0.0 < value, "{key} of {report}");
-    }
-    for key in ["submit_to_start_ms", "submit_to_done_ms", "submit_ms", "start_after_submit_ms"] {
-        for percentile in ["p50", "p95", "p99"] {
-            assert!(report[key][percentile].is_number(), "{key}.{percentile} of {report}");
-        }
-    }
-    assert_eq!((&report["jobs"], &report["synchronous"]), (&1000.into(), &"full".into()));
-    let left = std::fs::read_dir(cli.folder()).unwrap().count();
-    assert_eq!(left, 0, "its temporary folder is gone");
 }

@@ -1,6 +1,7 @@
 //! The board: the attempts under way on this node, for the heartbeat and for cancellation.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -51,12 +52,46 @@ pub(crate) struct Board {
     attempts: Mutex<BTreeMap<JobId, (Fence, Ctx)>>,
     /// Written by the heartbeat, read by the rescue.
     pulse: Mutex<Pulse>,
+    /// What attempts have said and the store could not keep; the heartbeat's alone.
+    unsent: Mutex<Unsent>,
+}
+
+/// How many lines of log wait for a store that is out of reach; what comes then is lost.
+const UNSENT_LINES_MAX: usize = 10_000;
+/// Of how many attempts something waits for it.
+const UNSENT_MAX: usize = 10_000;
+
+/// What a heartbeat could not deliver.
+#[derive(Debug, Default)]
+struct Unsent {
+    signs: BTreeMap<(JobId, Fence), Sign>,
+    n_lines: usize,
+}
+
+impl Unsent {
+    fn add(&mut self, sign: Sign) {
+        let n_new = sign.logs.len();
+        if UNSENT_LINES_MAX < self.n_lines + n_new || UNSENT_MAX <= self.signs.len() {
+            tracing::warn!(job = %sign.id, n = n_new, "lines of log are lost: too many wait");
+            return;
+        }
+        self.n_lines += n_new;
+        match self.signs.entry((sign.id, sign.fence)) {
+            Entry::Vacant(vacant) => drop(vacant.insert(sign)),
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.logs.extend(sign.logs);
+                known.progress = sign.progress.or(known.progress.take());
+            }
+        }
+    }
 }
 
 impl Board {
     pub(crate) fn new(node: NodeId) -> Self {
         let pulse = Mutex::new(Pulse::starting(Instant::now()));
-        Board { node: watch::Sender::new(node), attempts: Mutex::default(), pulse }
+        let (attempts, unsent) = (Mutex::default(), Mutex::default());
+        Board { node: watch::Sender::new(node), attempts, pulse, unsent }
     }
 
     /// The store has kept a sign of life.
@@ -120,8 +155,9 @@ impl Board {
         }
     }
 
-    /// What the attempts have said since the last call.
+    /// What the attempts have said since the last call, and what was put back.
     pub(crate) fn take_signs(&self) -> Vec<Sign> {
+        let mut unsent = std::mem::take(&mut *self.unsent.lock());
         let attempts = self.attempts.lock();
         let signs = attempts.iter().filter_map(|(&id, (fence, ctx))| {
             let (progress, lines) = ctx.take_signs();
@@ -131,7 +167,15 @@ impl Board {
             let progress = progress.map(|it| (it.fraction, it.message));
             Some(Sign { id, fence: *fence, progress, logs: new_logs(lines) })
         });
-        signs.collect()
+        signs.for_each(|it| unsent.add(it));
+        unsent.signs.into_values().collect()
+    }
+
+    /// Keeps for the next call what the store could not keep. When it had kept it and only its
+    /// answer was lost, lines are written twice.
+    pub(crate) fn put_back(&self, signs: Vec<Sign>) {
+        let mut unsent = self.unsent.lock();
+        signs.into_iter().for_each(|it| unsent.add(it));
     }
 
     pub(crate) fn ids(&self) -> Vec<(JobId, Fence)> {
@@ -147,9 +191,45 @@ pub(crate) fn new_logs(lines: Vec<LogLine>) -> Vec<NewLog> {
 
 #[cfg(test)]
 mod tests {
+    use taskloom_model::Time;
+
     use super::*;
 
     const BEAT: Duration = Duration::from_secs(1);
+
+    fn sign(fraction: Option<f64>, texts: &[&str]) -> Sign {
+        let line = |it: &&str| NewLog { at: Time::default(), level: "info", text: (*it).into() };
+        Sign {
+            id: JobId::compose(Time::default(), 1, 2),
+            fence: Fence(3),
+            progress: fraction.map(|it| (it, String::new())),
+            logs: texts.iter().map(line).collect(),
+        }
+    }
+
+    #[test]
+    fn what_was_put_back_is_told_again_with_what_came_since_in_one_sign() {
+        let mut unsent = Unsent::default();
+        unsent.add(sign(Some(0.1), &["one"]));
+        unsent.add(sign(None, &["two"]));
+        unsent.add(sign(Some(0.3), &["three"]));
+        let told: Vec<_> = unsent.signs.into_values().collect();
+        let expected = sign(Some(0.3), &["one", "two", "three"]);
+        assert_eq!(told.len(), 1);
+        assert_eq!((&told[0].progress, &told[0].logs), (&expected.progress, &expected.logs));
+    }
+
+    #[test]
+    fn what_waits_for_the_store_has_a_bound() {
+        let mut unsent = Unsent::default();
+        for _ in 0..UNSENT_LINES_MAX + 5 {
+            unsent.add(sign(None, &["again"]));
+        }
+        assert_eq!(
+            unsent.signs.into_values().map(|it| it.logs.len()).sum::<usize>(),
+            UNSENT_LINES_MAX
+        );
+    }
 
     #[test]
     fn after_an_outage_nobody_is_judged_before_they_could_be_heard() {

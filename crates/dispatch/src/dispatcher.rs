@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::attempt::{Attempt, interrupted};
 use crate::board::Board;
+use crate::health::Watched;
 use crate::pool::Pool;
 use crate::process::Launcher;
 use crate::{CancelReason, Registry, Runner};
@@ -71,6 +72,7 @@ pub(crate) struct Dispatcher {
     is_unsure: bool,
     backoff: BackoffDelays,
     not_before: Option<Instant>,
+    health: Watched,
 }
 
 /// Why the dispatcher woke.
@@ -95,11 +97,13 @@ pub(crate) struct Parts {
     pub(crate) launcher: Arc<Launcher>,
     pub(crate) mode: watch::Receiver<Mode>,
     pub(crate) grace: Duration,
+    pub(crate) health: Watched,
 }
 
 impl Dispatcher {
     pub(crate) fn new(parts: Parts) -> Dispatcher {
-        let Parts { store, clock, registry, board, pools, offload, launcher, mode, grace } = parts;
+        let Parts { store, clock, registry, board, pools, offload, launcher, mode, grace, health } =
+            parts;
         // Every running attempt can end without waiting for the dispatcher.
         let capacity = pools.iter().map(Pool::capacity).sum::<usize>().max(1);
         let (ended_in, ended_out) = mpsc::channel(capacity);
@@ -108,6 +112,7 @@ impl Dispatcher {
         Dispatcher {
             store,
             clock,
+            health,
             registry,
             board,
             pools,
@@ -255,11 +260,13 @@ impl Dispatcher {
             }
             store.finish(node, to_record, demands).await
         });
+        self.health.begins();
         self.call = Some(Call { node, ended, demanded, version, answer });
     }
 
     fn answered(&mut self, answer: Result<Finished, StoreError>) {
         let Some(call) = self.call.take() else { return };
+        self.health.went(&answer);
         let finished = match answer {
             Ok(finished) => finished,
             Err(error) => {

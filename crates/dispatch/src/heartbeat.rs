@@ -9,6 +9,7 @@ use taskloom_store::{Beat, NewNode, Store};
 
 use crate::CancelReason;
 use crate::board::Board;
+use crate::health::Watched;
 
 /// How often a node gives a sign of life.
 pub(crate) const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -19,15 +20,21 @@ pub(crate) struct Heart {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) board: Arc<Board>,
     pub(crate) node: NewNode,
+    pub(crate) part: Watched,
 }
 
 impl Heart {
     /// One sign of life, and what follows from its answer.
     pub(crate) async fn beat(&self) {
-        let beat = Beat { node: self.board.node(), signs: self.board.take_signs() };
-        let answer = match self.store.heartbeat(beat).await {
+        let signs = self.board.take_signs();
+        let beat = Beat { node: self.board.node(), signs: signs.clone() };
+        self.part.begins();
+        let answer = self.store.heartbeat(beat).await;
+        self.part.went(&answer);
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
+                self.board.put_back(signs);
                 tracing::warn!(%error, code = error.code(), "a heartbeat failed");
                 return;
             }

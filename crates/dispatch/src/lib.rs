@@ -9,6 +9,7 @@ mod board;
 mod ctx;
 mod dispatcher;
 mod error;
+mod health;
 mod heartbeat;
 mod node;
 mod pool;
@@ -16,6 +17,7 @@ mod process;
 mod registry;
 mod task;
 mod upkeep;
+mod watch;
 
 pub use ctx::{CancelReason, Ctx, CtxBuilder, LogLevel, LogLine, Progress};
 pub use error::{TaskError, TaskErrorKind};

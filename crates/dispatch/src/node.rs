@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskloom_flow::{Cancellation, Every, Offload, TaskGroup};
-use taskloom_store::{Clock, NewNode, Store, StoreError};
+use taskloom_store::{Clock, NewNode, PartHealth, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -15,9 +15,11 @@ use crate::heartbeat::{BEAT_EVERY, Heart, HeartThread};
 use crate::pool::Pool;
 use crate::process::Launcher;
 use crate::upkeep::{promote_loop, prune_loop, rescue, rescue_loop};
-use crate::{PoolConfig, Registry, SlotKind};
+use crate::watch::Watch;
+use crate::{PoolConfig, Registry, SlotKind, health};
 
-/// How long ended jobs and events are kept.
+/// How long ended jobs and events are kept at least. PostgreSQL may keep a job for half as long
+/// again, to drop many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Succeeded and cancelled jobs.
@@ -68,6 +70,7 @@ pub struct Node {
     dispatcher: TaskGroup,
     upkeep: TaskGroup,
     heart: Option<HeartThread>,
+    parts: health::Parts,
 }
 
 impl Node {
@@ -88,7 +91,10 @@ impl Node {
         let new_node = NewNode { name: config.name.clone(), pid: std::process::id(), tasks };
         let id = store.register(new_node.clone()).await?;
         let board = Arc::new(Board::new(id));
-        rescue(&*store, &board).await;
+        let mut watch = Watch::default();
+        let parts = health::Parts::new(&clock);
+        // What can't be done now is done again by the loop.
+        rescue(&*store, &board, &mut watch).await.ok();
         let (mode, mode_out) = watch::channel(Mode::Work);
         let dispatcher = Dispatcher::new(Parts {
             store: Arc::clone(&store),
@@ -103,17 +109,27 @@ impl Node {
             )),
             mode: mode_out,
             grace: config.grace,
+            health: parts.dispatcher.clone(),
         });
         let group = TaskGroup::isolated();
         group.spawn("dispatcher", dispatcher.run());
-        let heart = Heart { store: Arc::clone(&store), board: Arc::clone(&board), node: new_node };
+        let heart = Heart {
+            store: Arc::clone(&store),
+            board: Arc::clone(&board),
+            node: new_node,
+            part: parts.heartbeat.clone(),
+        };
         let upkeep = TaskGroup::isolated();
         let to_promote = (Arc::clone(&store), Arc::clone(&clock));
-        upkeep.spawn_with("promote", |stop| promote_loop(to_promote.0, to_promote.1, stop));
+        let part = parts.promote.clone();
+        upkeep.spawn_with("promote", |stop| promote_loop(to_promote.0, to_promote.1, part, stop));
         let to_rescue = (Arc::clone(&store), Arc::clone(&board));
-        upkeep.spawn_with("rescue", |stop| rescue_loop(to_rescue.0, to_rescue.1, stop));
+        let part = parts.rescue.clone();
+        upkeep
+            .spawn_with("rescue", |stop| rescue_loop(to_rescue.0, to_rescue.1, watch, part, stop));
         let (to_prune, retention) = (Arc::clone(&store), config.retention);
-        upkeep.spawn_with("prune", |stop| prune_loop(to_prune, clock, retention, stop));
+        let part = parts.prune.clone();
+        upkeep.spawn_with("prune", |stop| prune_loop(to_prune, clock, retention, part, stop));
         let heart = if config.heartbeat_thread {
             let started = HeartThread::start(heart);
             Some(started.map_err(|error| StoreError::Database(error.to_string()))?)
@@ -121,7 +137,7 @@ impl Node {
             upkeep.spawn_with("heartbeat", |stop| beat_routine(heart, stop));
             None
         };
-        Ok(Node { store, board, mode, dispatcher: group, upkeep, heart })
+        Ok(Node { store, board, mode, dispatcher: group, upkeep, heart, parts })
     }
 
     /// The id of this node.
@@ -134,6 +150,12 @@ impl Node {
     #[must_use]
     pub fn n_running(&self) -> usize {
         self.board.ids().len()
+    }
+
+    /// How the parts of this node fare: cheap, no I/O.
+    #[must_use]
+    pub fn health(&self) -> Vec<PartHealth> {
+        self.parts.health()
     }
 
     /// Asks an attempt of this node to end, faster than its next heartbeat would.

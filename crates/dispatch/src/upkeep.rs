@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskloom_flow::{Cancellation, Every};
-use taskloom_store::{Clock, NodeView, PROMOTE_MAX, Prune, Store};
+use taskloom_store::{Clock, Judge, PROMOTE_MAX, Prune, Store, StoreError};
+use tokio::time::Instant;
 
 use crate::Retention;
 use crate::board::Board;
+use crate::health::Watched;
+use crate::watch::Watch;
 
 /// How often dead nodes are looked for.
 const RESCUE_EVERY: Duration = Duration::from_secs(1);
@@ -19,11 +22,19 @@ const PRUNE_BATCH: usize = 1_000;
 const NAP_MAX: Duration = Duration::from_secs(1);
 
 /// Makes due jobs ready, each at its time.
-pub(crate) async fn promote_loop(store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: Cancellation) {
+pub(crate) async fn promote_loop(
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    part: Watched,
+    stop: Cancellation,
+) {
     let mut due = store.notices().due;
     loop {
         due.borrow_and_update();
-        let nap = match store.promote().await {
+        part.begins();
+        let promoted = store.promote().await;
+        part.went(&promoted);
+        let nap = match promoted {
             Ok(promoted) if PROMOTE_MAX <= promoted.n_moved => Some(Duration::ZERO),
             Ok(promoted) => promoted.next_due.map(|at| at.since(clock.now()).min(NAP_MAX)),
             Err(error) => {
@@ -47,35 +58,51 @@ pub(crate) async fn promote_loop(store: Arc<dyn Store>, clock: Arc<dyn Clock>, s
 }
 
 /// Takes their jobs from dead nodes, again and again.
-pub(crate) async fn rescue_loop(store: Arc<dyn Store>, board: Arc<Board>, stop: Cancellation) {
+pub(crate) async fn rescue_loop(
+    store: Arc<dyn Store>,
+    board: Arc<Board>,
+    mut watch: Watch,
+    part: Watched,
+    stop: Cancellation,
+) {
     let mut every = Every::new(RESCUE_EVERY).first_after(RESCUE_EVERY);
     while stop.run(every.tick()).await.is_ok() {
-        rescue(&*store, &board).await;
+        part.begins();
+        part.went(&rescue(&*store, &board, &mut watch).await);
     }
 }
 
 /// Takes their jobs from dead nodes, once.
-pub(crate) async fn rescue(store: &dyn Store, board: &Board) {
+pub(crate) async fn rescue(
+    store: &dyn Store,
+    board: &Board,
+    watch: &mut Watch,
+) -> Result<(), StoreError> {
+    let rescued = try_rescue(store, board, watch).await;
+    if let Err(error) = &rescued {
+        tracing::warn!(%error, code = error.code(), "dead nodes could not be looked for");
+    }
+    rescued
+}
+
+async fn try_rescue(store: &dyn Store, board: &Board, watch: &mut Watch) -> Result<(), StoreError> {
     if !board.may_judge() {
-        return;
+        watch.blind();
+        return Ok(());
     }
+    let nodes = store.nodes().await.inspect_err(|_| watch.blind())?;
+    let silent = watch.look(&nodes, Instant::now());
     // A look costs no commit, and most nodes are alone.
-    let is_alone = |nodes: Vec<NodeView>| nodes.iter().all(|it| it.id == board.node());
-    if store.nodes().await.is_ok_and(is_alone) {
-        return;
+    if nodes.iter().all(|it| it.id == board.node()) {
+        return Ok(());
     }
-    match store.rescue(Some(board.node())).await {
-        Ok(rescued) => {
-            for it in rescued {
-                let (node, name) = (it.node.0, &*it.name);
-                let (n_ready, n_ended) = (it.n_ready, it.n_ended);
-                tracing::warn!(node, name, n_ready, n_ended, "rescued the jobs of a dead node");
-            }
-        }
-        Err(error) => {
-            tracing::warn!(%error, code = error.code(), "dead nodes could not be looked for");
-        }
+    let judge = Judge { asking: Some(board.node()), silent: Some(silent) };
+    for it in store.rescue(judge).await? {
+        let (node, name) = (it.node.0, &*it.name);
+        let (n_ready, n_ended) = (it.n_ready, it.n_ended);
+        tracing::warn!(node, name, n_ready, n_ended, "rescued the jobs of a dead node");
     }
+    Ok(())
 }
 
 /// Forgets what is older than the retention allows.
@@ -83,6 +110,7 @@ pub(crate) async fn prune_loop(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     retention: Retention,
+    part: Watched,
     stop: Cancellation,
 ) {
     let mut every = Every::new(PRUNE_EVERY).first_after(PRUNE_EVERY);
@@ -95,7 +123,10 @@ pub(crate) async fn prune_loop(
                 events_before: now - retention.events,
                 limit: PRUNE_BATCH,
             });
-            match pruned.await {
+            part.begins();
+            let pruned = pruned.await;
+            part.went(&pruned);
+            match pruned {
                 Ok(pruned) if PRUNE_BATCH <= pruned.n_jobs && !stop.is_cancelled() => {}
                 Ok(_) => break,
                 Err(error) => {
@@ -109,6 +140,7 @@ pub(crate) async fn prune_loop(
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
     use taskloom_model::{NodeId, Time};
     use taskloom_store::sqlite::{SqliteOptions, SqliteStore};
     use taskloom_store::{Beat, ManualClock, NewNode};
@@ -122,20 +154,22 @@ mod tests {
         store: Arc<SqliteStore>,
         heart: Heart,
         other: NodeId,
+        watch: Mutex<Watch>,
     }
 
     impl World {
         async fn new() -> World {
             let clock = Arc::new(ManualClock::at(Time::from_millis(1_700_000_000_000)));
             let as_clock: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
-            let store = SqliteStore::in_memory(SqliteOptions::default(), as_clock);
+            let store = SqliteStore::in_memory(SqliteOptions::default(), Arc::clone(&as_clock));
             let store = Arc::new(store.expect("memory opens"));
             let node = NewNode { name: "it".into(), pid: 1, tasks: vec![] };
             let own = store.register(node.clone()).await.expect("it registers");
             let other = store.register(node.clone()).await.expect("it registers");
             let board = Arc::new(Board::new(own));
-            let heart = Heart { store: Arc::clone(&store) as Arc<dyn Store>, board, node };
-            World { clock, store, heart, other }
+            let part = Watched::new("heartbeat", &as_clock);
+            let heart = Heart { store: Arc::clone(&store) as Arc<dyn Store>, board, node, part };
+            World { clock, store, heart, other, watch: Mutex::default() }
         }
 
         async fn pass(&self, time: Duration) {
@@ -145,7 +179,9 @@ mod tests {
 
         /// How many nodes there are after a rescue.
         async fn rescued(&self) -> usize {
-            rescue(&*self.store, &self.heart.board).await;
+            let mut watch = std::mem::take(&mut *self.watch.lock());
+            rescue(&*self.store, &self.heart.board, &mut watch).await.expect("it looks");
+            *self.watch.lock() = watch;
             self.store.nodes().await.expect("it reads").len()
         }
     }
@@ -179,5 +215,24 @@ mod tests {
         }
         world.pass(SECOND).await;
         assert_eq!(world.rescued().await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_starts_after_an_outage_judges_nobody_whose_silence_it_has_not_seen() {
+        let mut world = World::new().await;
+        world.clock.advance(OUTAGE);
+        let own = world.store.register(world.heart.node.clone()).await.expect("it registers");
+        world.heart.board = Arc::new(Board::new(own));
+        assert_eq!(world.rescued().await, 3, "the others had no time yet");
+        let signs = Vec::new();
+        world.store.heartbeat(Beat { node: world.other, signs }).await.expect("it is heard");
+        for _ in 0..2 {
+            world.pass(SECOND).await;
+            world.heart.beat().await;
+            assert_eq!(world.rescued().await, 3);
+        }
+        world.pass(SECOND).await;
+        world.heart.beat().await;
+        assert_eq!(world.rescued().await, 2, "only the one that was heard is left with it");
     }
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use futures::FutureExt;
 use taskloom_model::{Fence, JobId, NodeId};
 use taskloom_store::{
-    Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Count, Demand, EventCursor,
-    Events, Filter, Finish, Finished, JobView, Listed, LogView, NewJob, NewNode, NodeView, Notices,
-    Page, Promoted, Prune, Pruned, Rescued, Store, StoreError, StoreInfo, Verb,
+    Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Clock, Count, Demand,
+    EventCursor, Events, Filter, Finish, Finished, JobView, Judge, Listed, LogView, NewJob,
+    NewNode, NodeView, Notices, Page, Promoted, Prune, Pruned, Rescued, Store, StoreError,
+    StoreInfo, Verb,
 };
 
 use crate::book::SharedBook;
@@ -214,9 +215,9 @@ impl Store for FaultyStore {
         Box::pin(self.call("promote", self.inner.promote(), note))
     }
 
-    fn rescue(&self, asking: Option<NodeId>) -> Verb<'_, Vec<Rescued>> {
+    fn rescue(&self, judge: Judge) -> Verb<'_, Vec<Rescued>> {
         let note = |rescued: &Vec<Rescued>| self.committed("rescue", &Deed::Rescue { rescued });
-        Box::pin(self.call("rescue", self.inner.rescue(asking), note))
+        Box::pin(self.call("rescue", self.inner.rescue(judge), note))
     }
 
     fn cancel(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Changed>> {
@@ -254,6 +255,10 @@ impl Store for FaultyStore {
 
     fn verify(&self) -> Verb<'_, Vec<Breach>> {
         self.inner.verify()
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.inner.clock()
     }
 
     fn notices(&self) -> Notices {

@@ -30,6 +30,7 @@ pub(crate) enum Step {
     Cancel,
     Retry,
     Jump,
+    Crash,
     Weather,
     Wait,
 }
@@ -55,7 +56,7 @@ pub(crate) struct World {
     pub(crate) group: TaskGroup,
     pub(crate) programs: Vec<Program>,
     n_programs: usize,
-    /// The wall clock runs away again and again, so that every lease is lost and jobs crash often.
+    /// The wall clock runs away, and whoever works dies again and again, so that jobs crash often.
     is_hasty: bool,
     operator: Arc<dyn Store>,
 }
@@ -70,7 +71,7 @@ impl World {
 
     pub(crate) fn choose(&mut self) -> Step {
         if self.is_hasty && chance(&mut self.rng, 20) {
-            return Step::Jump;
+            return if self.rng.bool() { Step::Jump } else { Step::Crash };
         }
         let mut place = self.rng.u32(..100);
         for (step, weight) in STEPS {
@@ -92,6 +93,7 @@ impl World {
             Step::Cancel => self.cancel().await,
             Step::Retry => self.retry().await,
             Step::Jump => self.jump(),
+            Step::Crash => self.crash().await,
             Step::Weather => {
                 let rates = Rates::draw(&mut self.rng);
                 self.tell(&format!("the weather: {rates:?}"));
@@ -160,6 +162,27 @@ impl World {
     fn any_program(&mut self) -> Option<usize> {
         let n = self.programs.len();
         (0 < n).then(|| self.rng.usize(..n))
+    }
+
+    /// Whoever takes up the jobs of the dead dies with them, in calm weather.
+    async fn crash(&mut self) {
+        self.tell("whoever works dies, again and again");
+        self.ground.weather.set(Rates::default());
+        for _ in 0..4 {
+            self.start();
+            // Long enough to see the dead silent, and to claim what they had.
+            self.pass(Duration::from_millis(4_500)).await;
+            for program in &mut self.programs {
+                self.ground.book.lock().summary.n_killed += 1;
+                program.kill();
+                program.over().await;
+            }
+            // As if a lease had passed.
+            let lease = Duration::from_secs(31) + self.ground.clock.behind();
+            self.ground.clock.jump(i64::try_from(lease.as_millis()).unwrap_or(0));
+            self.pass(Duration::from_millis(1)).await;
+        }
+        self.start();
     }
 
     pub(crate) fn kill(&mut self) {

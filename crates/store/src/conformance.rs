@@ -13,13 +13,11 @@ mod draw;
 mod nodes;
 mod play;
 mod reads;
-#[cfg(all(unix, feature = "postgres"))]
-mod server;
 mod world;
 
-pub use directed::{long_chain, many_deadlines};
 #[cfg(all(unix, feature = "postgres"))]
-pub use server::{Durability, PrivateServer};
+pub use crate::postgres::{Durability, PrivatePooler, PrivateServer, Stop};
+pub use directed::{long_chain, many_deadlines};
 
 use std::sync::Arc;
 use std::time::Duration;

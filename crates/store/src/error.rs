@@ -147,12 +147,24 @@ pub enum StoreError {
         /// What the server says.
         why: String,
     },
+    /// A pooler in transaction mode stands between, and the address does not say so.
+    #[error(
+        "a pooler stands between this program and PostgreSQL; say `?pgbouncer=true` in the address \
+         when it gives each transaction another connection, `?pgbouncer=session` when it does not"
+    )]
+    Pooler,
     /// Other transactions came in between again and again.
     #[error("other transactions came in between too often: {why}")]
     Contended {
         /// What the server says.
         why: String,
     },
+    /// A job was to be submitted in a transaction that can't write for sure.
+    #[error(
+        "the connection has no transaction that writes; begin it with BEGIN IMMEDIATE \
+         (TransactionBehavior::Immediate)"
+    )]
+    Deferred,
     /// Anything else the database says.
     #[error("the database says: {0}")]
     Database(String),
@@ -183,7 +195,9 @@ impl StoreError {
             StoreError::Unreachable { .. } => "store.unreachable",
             StoreError::TooManyConnections { .. } => "store.too_many_connections",
             StoreError::Denied { .. } => "store.denied",
+            StoreError::Pooler => "store.pooler",
             StoreError::Contended { .. } => "store.contended",
+            StoreError::Deferred => "store.deferred",
             StoreError::Database(_) => "store.database",
         }
     }
@@ -202,6 +216,7 @@ impl StoreError {
                 | StoreError::Unreachable { .. }
                 | StoreError::TooManyConnections { .. }
                 | StoreError::Denied { .. }
+                | StoreError::Pooler
                 | StoreError::Contended { .. }
                 | StoreError::Database(_)
         )

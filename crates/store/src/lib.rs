@@ -14,10 +14,13 @@ mod clock;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod codec;
 mod error;
+mod health;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod inbox;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod keys;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod migrations;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod tells;
 mod types;
@@ -31,7 +34,12 @@ pub mod sqlite;
 
 pub use clock::{Clock, ManualClock};
 pub use error::StoreError;
+pub use health::{Part, PartError, PartHealth, STALL, ServerHealth, StoreHealth};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use migrations::Schema;
 pub use types::*;
+
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use taskloom_model::{Fence, JobId, NodeId};
@@ -75,11 +83,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Renews the leases of a node, keeps what its attempts said, and tells what it must know.
     fn heartbeat(&self, beat: Beat) -> Verb<'_, Answer>;
 
-    /// Makes due jobs ready and fails those past their deadline, at most [`PROMOTE_MAX`] each.
+    /// Makes due jobs ready and fails those past their deadline, at most [`PROMOTE_MAX`] each. Takes
+    /// in what was submitted in transactions of others, where that needs a node.
     fn promote(&self) -> Verb<'_, Promoted>;
 
-    /// Takes their jobs from dead nodes. `asking` is spared.
-    fn rescue(&self, asking: Option<NodeId>) -> Verb<'_, Vec<Rescued>>;
+    /// Takes their jobs from dead nodes. Proof of death, a liveness lock that is free, is enough
+    /// for a store whose locks can't be lost; otherwise only those are dead that `judge` suspects.
+    fn rescue(&self, judge: Judge) -> Verb<'_, Vec<Rescued>>;
 
     /// Cancels jobs; one that runs is asked to end. The answers are in the order of `ids`.
     fn cancel(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Changed>>;
@@ -115,8 +125,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// reads the whole store: for operators and tests.
     fn verify(&self) -> Verb<'_, Vec<Breach>>;
 
+    /// The time that the store goes by, the same for every process that uses it: what is due, late
+    /// or old is so by this clock.
+    fn clock(&self) -> Arc<dyn Clock>;
+
     /// What tells that something was committed, by this process or by another.
     fn notices(&self) -> Notices;
+
+    /// How the store fares, as far as it is known without asking: cheap, no I/O.
+    fn health(&self) -> StoreHealth {
+        StoreHealth::default()
+    }
 
     /// What the store is, and what it has done since it was opened.
     fn info(&self) -> StoreInfo;

@@ -2,31 +2,47 @@
 //!
 //! Threads own the connections: two lanes that commit independently (new jobs; claims, finishes
 //! and moves), one for upkeep, a few that read, and one that listens. A verb puts a call into the
-//! inbox of one of them and waits for the answer.
+//! inbox of one of them and waits for the answer. The history lies in parts by time, and an old part
+//! is dropped whole (`parts.rs`).
 //!
 //! # Invariants
 //! - Every unfinished job has one row in `hot`, every ended one a row in `ended`.
 //! - `FOR UPDATE` on the row of a job comes before any decision about it.
 //! - Rows are locked in the order of their keys; the victim of a deadlock is done again.
+//! - A statement looks for a row of the history in its own part only (`plans.rs`).
 
+mod address;
+mod arrivals;
 mod claim;
 mod events;
 mod finish;
 mod front;
 mod lane;
 mod listen;
+mod migrations;
 mod names;
 mod nodes;
 mod open;
+mod parts;
 #[cfg(all(test, unix, feature = "conformance"))]
 mod plans;
+mod pooled;
+#[cfg(all(unix, any(feature = "conformance", feature = "torture")))]
+mod private_server;
+#[cfg(feature = "torture")]
+mod probe;
 mod read;
 mod readers;
 mod rows;
 mod says;
 mod session;
 mod submit;
+mod submit_in;
 mod tally;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "torture")]
+mod torture;
 mod tx;
 mod upkeep;
 mod verify;
@@ -34,6 +50,18 @@ mod write;
 
 pub use nodes::LEASE;
 pub use open::PostgresOptions;
+#[cfg(all(unix, any(feature = "conformance", feature = "torture")))]
+pub use private_server::{Durability, PrivatePooler, PrivateServer, Stop};
+#[cfg(feature = "torture")]
+pub use probe::{ServerUse, drop_schema, is_vacant, server_use};
+#[cfg(feature = "sqlx")]
+pub use sqlx;
+#[cfg(feature = "sqlx")]
+pub use submit_in::submit_in_sqlx;
+pub use submit_in::{SubmitStatement, submit_in};
+pub use tokio_postgres;
+#[cfg(feature = "torture")]
+pub use torture::{Cut, Held, Hold, cut, hold};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,9 +70,10 @@ use taskloom_model::{Command, Fence, JobId, NodeId};
 
 use crate::tells::Tells;
 use crate::{
-    Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Count, Demand, EventCursor,
-    Events, Filter, Finish, Finished, JobView, Listed, LogView, NewJob, NewNode, NodeView, Notices,
-    Page, Promoted, Prune, Pruned, Rescued, Store, StoreError, StoreInfo, Verb,
+    Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Clock, Count, Demand,
+    EventCursor, Events, Filter, Finish, Finished, JobView, Judge, Listed, LogView, NewJob,
+    NewNode, NodeView, Notices, Page, Promoted, Prune, Pruned, Rescued, Store, StoreError,
+    StoreHealth, StoreInfo, Verb,
 };
 use finish::{Change, FinishAndClaim, Release};
 use lane::{Hearing, Lane};
@@ -68,6 +97,7 @@ pub struct PostgresStore {
     listener: Listener,
     server: Arc<Server>,
     hearing: Arc<Hearing>,
+    patience: parts::Patience,
     payload_max: usize,
 }
 
@@ -93,6 +123,7 @@ impl PostgresStore {
             newest_event: AtomicU64::new(0),
             has_many_dead: AtomicBool::new(false),
             outbox: listen::Outbox::default(),
+            health: lane::StoreParts::default(),
         });
         let lane = |name: &str| Lane::start(name, Arc::clone(&server), Arc::clone(&hearing));
         Ok(PostgresStore {
@@ -101,10 +132,39 @@ impl PostgresStore {
             upkeep: lane("taskloom-upkeep")?,
             readers: Readers::start(&server, &hearing)?,
             listener: Listener::start(Arc::clone(&server), Arc::clone(&hearing))?,
+            patience: parts::Patience::default(),
             payload_max,
             server,
             hearing,
         })
+    }
+
+    /// Makes and drops parts of the history, on a connection that is there for it alone, so that no
+    /// heartbeat waits. Returns how many jobs are forgotten.
+    async fn care(&self, plan: parts::Plan, prune: Prune) -> usize {
+        if !self.patience.allows(&plan) {
+            return 0;
+        }
+        let drops = plan.drops();
+        let cared = async {
+            let (server, hearing) = (Arc::clone(&self.server), Arc::clone(&self.hearing));
+            let lane = Lane::start("taskloom-parts", server, hearing)?.apart();
+            lane.call(parts::Care::new(plan, prune)).await
+        };
+        let cared = cared.await.inspect_err(|error| {
+            tracing::warn!(%error, code = error.code(), "a part could not be made or dropped");
+        });
+        let dropped = match cared {
+            Ok(dropped) => {
+                self.patience.tried(dropped.is_some() || !drops);
+                dropped
+            }
+            Err(_) => {
+                self.patience.tried(false);
+                None
+            }
+        };
+        usize::try_from(dropped.unwrap_or(0)).unwrap_or(usize::MAX)
     }
 }
 
@@ -175,8 +235,8 @@ impl Store for PostgresStore {
         Box::pin(self.upkeep.call(Promote))
     }
 
-    fn rescue(&self, asking: Option<NodeId>) -> Verb<'_, Vec<Rescued>> {
-        Box::pin(self.upkeep.call(Rescue { asking }))
+    fn rescue(&self, judge: Judge) -> Verb<'_, Vec<Rescued>> {
+        Box::pin(self.upkeep.call(Rescue { judge }))
     }
 
     fn cancel(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Changed>> {
@@ -188,14 +248,17 @@ impl Store for PostgresStore {
     }
 
     fn get(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Option<JobView>>> {
-        Box::pin(self.readers.call(move |it| Box::pin(async move { read::get(&it, &ids).await })))
+        Box::pin(self.readers.call(move |it| {
+            let ids = ids.clone();
+            Box::pin(async move { read::get(&it, &ids).await })
+        }))
     }
 
     fn list(&self, filter: Filter, page: Page) -> Verb<'_, Listed> {
-        Box::pin(
-            self.readers
-                .call(move |it| Box::pin(async move { read::list(&it, &filter, page).await })),
-        )
+        Box::pin(self.readers.call(move |it| {
+            let filter = filter.clone();
+            Box::pin(async move { read::list(&it, &filter, page).await })
+        }))
     }
 
     fn attempts(&self, id: JobId) -> Verb<'_, Vec<AttemptView>> {
@@ -227,20 +290,39 @@ impl Store for PostgresStore {
 
     fn prune(&self, prune: Prune) -> Verb<'_, Pruned> {
         Box::pin(async move {
-            let found = self
-                .readers
-                .call(move |it| Box::pin(async move { read::prunable(&it, &prune).await }));
+            let look = self.readers.call(|it| Box::pin(async move { parts::look(&it).await }));
+            let mut plan = look.await?.plan(&prune, self.server.clock.now());
+            let parts = std::mem::take(&mut plan.one_by_one);
+            let n_dropped = self.care(plan, prune).await;
+            let found = self.readers.call(move |it| {
+                let parts = parts.clone();
+                Box::pin(async move { read::prunable(&it, &prune, &parts).await })
+            });
             let keys = found.await?;
-            self.upkeep.call(Forget { keys, prune }).await
+            let pruned = self.upkeep.call(Forget { keys, prune }).await?;
+            Ok(Pruned { n_jobs: pruned.n_jobs + n_dropped, ..pruned })
         })
     }
 
     fn verify(&self) -> Verb<'_, Vec<Breach>> {
-        Box::pin(self.readers.call(|it| Box::pin(async move { verify::verify(&it).await })))
+        let max = verify::VERIFY_MAX;
+        Box::pin(
+            self.readers.call_within(max, |it| Box::pin(async move { verify::verify(&it).await })),
+        )
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.server) as Arc<dyn Clock>
     }
 
     fn notices(&self) -> Notices {
         self.hearing.tells.notices()
+    }
+
+    fn health(&self) -> StoreHealth {
+        let health = &self.hearing.health;
+        let parts = vec![health.commits.health(), health.listener.health()];
+        StoreHealth { parts, server: health.server.lock().clone() }
     }
 
     fn info(&self) -> StoreInfo {

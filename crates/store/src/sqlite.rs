@@ -9,6 +9,7 @@ mod claim;
 mod engine;
 #[cfg(feature = "torture")]
 mod hold;
+mod migrations;
 mod moves;
 mod nodes;
 mod open;
@@ -17,6 +18,7 @@ mod read;
 mod rows;
 mod says;
 mod submit;
+mod submit_in;
 mod tally;
 mod verify;
 mod writer;
@@ -25,6 +27,8 @@ mod writer;
 pub use hold::WriteHold;
 pub use nodes::LEASE;
 pub use open::{SqliteOptions, Synchronous};
+pub use rusqlite;
+pub use submit_in::submit_in;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -38,8 +42,9 @@ use taskloom_model::{Command, Fence, JobId, NodeId};
 
 use crate::{
     Accepted, Answer, AttemptView, Beat, Breach, Changed, Claimed, Clock, Count, Demand,
-    EventCursor, Events, Filter, Finish, Finished, JobView, Listed, LogView, NewJob, NewNode,
-    NodeView, Notices, Page, Promoted, Prune, Pruned, Rescued, Store, StoreError, StoreInfo, Verb,
+    EventCursor, Events, Filter, Finish, Finished, JobView, Judge, Listed, LogView, NewJob,
+    NewNode, NodeView, Notices, Page, Promoted, Prune, Pruned, Rescued, Store, StoreError,
+    StoreInfo, Verb,
 };
 use engine::Engine;
 use writer::Writer;
@@ -54,6 +59,7 @@ pub struct SqliteStore {
     /// one that only reads can't.
     readers: Arc<Mutex<Vec<Connection>>>,
     writer: Writer,
+    clock: Arc<dyn Clock>,
     /// `None`: in memory.
     path: Option<PathBuf>,
     options: SqliteOptions,
@@ -74,9 +80,10 @@ impl SqliteStore {
     ) -> Result<SqliteStore, StoreError> {
         let path = path.into();
         let engine = open::engine(&path, &options, clock.now())?;
-        let writer = Writer::thread(engine, clock, path.clone())?;
+        let writer = Writer::thread(engine, Arc::clone(&clock), path.clone())?;
         Ok(SqliteStore {
             writer,
+            clock,
             path: Some(path),
             options,
             readers: Arc::default(),
@@ -95,7 +102,8 @@ impl SqliteStore {
     ) -> Result<SqliteStore, StoreError> {
         let engine = open::engine_in_memory(clock.now())?;
         Ok(SqliteStore {
-            writer: Writer::inline(engine, clock),
+            writer: Writer::inline(engine, Arc::clone(&clock)),
+            clock,
             path: None,
             options,
             readers: Arc::default(),
@@ -189,9 +197,9 @@ impl Store for SqliteStore {
         Box::pin(self.writer.call(|engine| engine.promote()))
     }
 
-    fn rescue(&self, asking: Option<NodeId>) -> Verb<'_, Vec<Rescued>> {
+    fn rescue(&self, judge: Judge) -> Verb<'_, Vec<Rescued>> {
         let folder = self.path.as_deref().map(nodes::lock_folder);
-        Box::pin(self.writer.call(move |engine| engine.rescue(asking, folder.as_deref())))
+        Box::pin(self.writer.call(move |engine| engine.rescue(&judge, folder.as_deref())))
     }
 
     fn cancel(&self, ids: Vec<JobId>) -> Verb<'_, Vec<Changed>> {
@@ -247,6 +255,10 @@ impl Store for SqliteStore {
             });
             verifying.await.unwrap_or(Err(StoreError::Closed))
         })
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
     }
 
     fn notices(&self) -> Notices {

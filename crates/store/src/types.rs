@@ -245,6 +245,33 @@ pub struct Promoted {
     pub next_due: Option<Time>,
 }
 
+/// Who looks for dead nodes, and whose silence it has seen itself.
+///
+/// A store that was out of reach holds old signs of life of nodes that live; therefore a node
+/// judges by its own clock how long another has given none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judge {
+    /// The node that asks. It is spared.
+    pub asking: Option<NodeId>,
+    /// The nodes that gave no sign of life while the one that asks could have seen it. `None`: all
+    /// are suspected, and the signs that the store holds decide alone.
+    pub silent: Option<Vec<NodeId>>,
+}
+
+impl Judge {
+    /// Suspects all but `asking`.
+    #[must_use]
+    pub fn of_all(asking: Option<NodeId>) -> Judge {
+        Judge { asking, silent: None }
+    }
+
+    /// Whether `node` may be dead.
+    #[must_use]
+    pub fn suspects(&self, node: NodeId) -> bool {
+        Some(node) != self.asking && self.silent.as_ref().is_none_or(|it| it.contains(&node))
+    }
+}
+
 /// A dead node whose jobs were taken from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rescued {
@@ -490,7 +517,8 @@ pub struct Prune {
     pub failed_before: Time,
     /// Events committed before this moment.
     pub events_before: Time,
-    /// How many jobs at most.
+    /// How many jobs at most are forgotten one by one. Those that go with a part of the history which
+    /// PostgreSQL drops whole come on top.
     pub limit: usize,
 }
 

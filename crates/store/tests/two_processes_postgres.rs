@@ -11,8 +11,8 @@ use taskloom_model::{JobId, NodeId, Outcome, Refusal, Roll, StateName, Time};
 use taskloom_store::conformance::{Durability, PrivateServer};
 use taskloom_store::postgres::{LEASE, PostgresOptions, PostgresStore};
 use taskloom_store::{
-    Beat, Claimed, Clock, Demand, EventCursor, Finish, ManualClock, NewJob, NewNode, Queues, Store,
-    StoreError,
+    Beat, Claimed, Clock, Demand, EventCursor, Finish, Judge, ManualClock, NewJob, NewNode, Queues,
+    Store, StoreError,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -122,12 +122,12 @@ async fn the_jobs_of_a_dead_process_are_rescued_soon_and_those_of_a_live_one_are
     let node = register(&one).await;
     claim(&one, node, 3).await;
     place.clock.advance(Duration::from_secs(4));
-    assert_eq!(other.rescue(None).await.unwrap(), [], "its lock is held");
+    assert_eq!(other.rescue(Judge::of_all(None)).await.unwrap(), [], "its lock is held");
     drop(one);
     let mut rescued = Vec::new();
     while rescued.is_empty() {
         // The server may need a moment to see that the connection has ended.
-        rescued = other.rescue(None).await.unwrap();
+        rescued = other.rescue(Judge::of_all(None)).await.unwrap();
     }
     assert_eq!(rescued.iter().map(|it| (it.node, it.n_ready)).collect::<Vec<_>>(), [(node, 3)]);
     assert!(other.nodes().await.unwrap().is_empty());
@@ -140,9 +140,9 @@ async fn a_process_that_was_silent_too_long_learns_that_it_lost_everything() {
     submit(&one, 2).await;
     let node = register(&one).await;
     let claimed = claim(&one, node, 2).await;
-    place.clock.advance(LEASE);
     let other_node = register(&other).await;
-    assert_eq!(other.rescue(Some(other_node)).await.unwrap().len(), 1);
+    place.clock.advance(LEASE);
+    assert_eq!(other.rescue(Judge::of_all(Some(other_node))).await.unwrap().len(), 1);
     let taken = claim(&other, other_node, 1).await;
     let ended = claimed.iter().map(succeeded).collect();
     let outcomes = one.finish(node, ended, Vec::new()).await.unwrap().outcomes;
@@ -205,7 +205,7 @@ async fn cut_connections_lose_nothing_and_are_made_anew() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(is_held, "the liveness lock came back");
-    assert_eq!(other.rescue(None).await.unwrap(), []);
+    assert_eq!(other.rescue(Judge::of_all(None)).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use taskloom_model::{JobId, NodeId, Outcome, Refusal, Roll, StateName, Time};
 use taskloom_store::sqlite::{LEASE, SqliteOptions, SqliteStore, Synchronous};
-use taskloom_store::{Beat, Claimed, Demand, Finish, ManualClock, NewJob, NewNode, Queues, Store};
+use taskloom_store::{
+    Beat, Claimed, Demand, Finish, Judge, ManualClock, NewJob, NewNode, Queues, Store,
+};
 
 fn clock() -> ManualClock {
     ManualClock::at(Time::from_millis(1_700_000_000_000))
@@ -105,16 +107,16 @@ async fn the_jobs_of_a_dead_process_are_rescued_at_once_and_those_of_a_live_one_
     submit(&one, 3).await;
     let node = register(&one).await;
     let claimed = claim(&one, node, 3).await;
-    assert_eq!(other.rescue(None).await.unwrap(), [], "its lock is held");
+    assert_eq!(other.rescue(Judge::of_all(None)).await.unwrap(), [], "its lock is held");
 
     drop(one);
-    let rescued = other.rescue(None).await.unwrap();
+    let rescued = other.rescue(Judge::of_all(None)).await.unwrap();
     assert_eq!(rescued.iter().map(|it| (it.node, it.n_ready)).collect::<Vec<_>>(), [(node, 3)]);
     let views = other.get(claimed.iter().map(|it| it.id).collect()).await.unwrap();
     for view in views.into_iter().flatten() {
         assert_eq!((view.state, view.attempts, view.crashes), (StateName::Ready, 0, 1));
     }
-    assert_eq!(other.rescue(None).await.unwrap(), [], "once");
+    assert_eq!(other.rescue(Judge::of_all(None)).await.unwrap(), [], "once");
     assert!(other.nodes().await.unwrap().is_empty());
 }
 
@@ -127,7 +129,7 @@ async fn a_process_that_was_silent_too_long_learns_that_it_lost_everything() {
     let claimed = claim(&one, node, 2).await;
     clock.advance(LEASE);
     let other_node = register(&other).await;
-    assert_eq!(other.rescue(Some(other_node)).await.unwrap().len(), 1);
+    assert_eq!(other.rescue(Judge::of_all(Some(other_node))).await.unwrap().len(), 1);
     let taken = claim(&other, other_node, 1).await;
 
     let ended = claimed.iter().map(succeeded).collect();

@@ -35,6 +35,7 @@ async fn store(url: &str) -> PostgresStore {
 async fn check_found(server: &PrivateServer, damage: &str, expected: &str) {
     let url = server.database().unwrap();
     let store = store(&url).await;
+    server.psql(url.rsplit('/').next().unwrap(), "SELECT taskloom.submit('echo')").unwrap();
     assert_eq!(store.verify().await.unwrap(), [], "before: {damage}");
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let damaging = client.execute(damage, &[]);
@@ -89,7 +90,14 @@ async fn each_kind_of_damage_is_found() {
             ),
             "an attempt has a later fence than its job",
         ),
+        ("DELETE FROM taskloom.arrivals", "a job that has just arrived is not where such jobs are"),
+        (
+            "UPDATE taskloom.arrivals SET job = job + 99",
+            "something belongs to a job that was never submitted",
+        ),
         ("UPDATE taskloom.counts SET n = n + 1", "a lane counts other jobs than it has"),
+        // In the part that they were submitted in.
+        ("UPDATE taskloom.counts SET part = 1", "a lane counts other jobs than it has"),
     ] {
         check_found(&server, damage, expected).await;
     }

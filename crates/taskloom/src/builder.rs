@@ -9,7 +9,7 @@ use taskloom_dispatch::{
     BlockingTask, Entry, Node, NodeConfig, PoolConfig, Registry, Retention, Task,
 };
 use taskloom_store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
-use taskloom_store::{Clock, Queues, Store, StoreError};
+use taskloom_store::{Clock, Queues, Schema, Store, StoreError};
 
 use crate::registration::Registration;
 use crate::{Error, SystemClock, TaskSystem};
@@ -181,7 +181,8 @@ impl Builder {
         let registry = self.registry()?;
         let config = self.node_config();
         let deadline = self.drain_deadline;
-        let node = Node::start(Arc::clone(&store), self.clock, registry, config).await?;
+        let clock = store.clock();
+        let node = Node::start(Arc::clone(&store), clock, registry, config).await?;
         Ok(TaskSystem::new(store, Some(node), deadline))
     }
 
@@ -215,13 +216,48 @@ impl Builder {
         Ok(taskloom_store::sqlite::WriteHold::take(path).await?)
     }
 
+    /// The version of the store's schema, and the one that this program wants. Changes nothing;
+    /// [`Builder::connect`] and [`Builder::start`] bring the schema there.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store can't be read, is another program's or a newer one's.
+    pub fn schema(&self) -> Result<Schema, Error> {
+        #[cfg(feature = "postgres")]
+        if self.is_on_server() {
+            return Ok(taskloom_store::postgres::PostgresStore::schema(&self.url)?);
+        }
+        match address(&self.url, self.options)?.0 {
+            Some(path) => Ok(SqliteStore::schema(&path)?),
+            None => Err(Error::Address("a store in memory, which is always new".into())),
+        }
+    }
+
+    /// The SQL that brings the schema from version `from`, 0 for none, to the one that this program
+    /// wants: for `psql`, or for `sqlite3`. The store is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Address`] or [`Error::Store`] for an address that names no store.
+    pub fn migration_sql(&self, from: u32) -> Result<String, Error> {
+        #[cfg(feature = "postgres")]
+        if self.is_on_server() {
+            return Ok(taskloom_store::postgres::PostgresStore::migration_sql(from));
+        }
+        address(&self.url, self.options)?;
+        Ok(SqliteStore::migration_sql(from))
+    }
+
+    #[cfg(feature = "postgres")]
+    fn is_on_server(&self) -> bool {
+        self.url.starts_with("postgres://") || self.url.starts_with("postgresql://")
+    }
+
     pub(crate) fn open_store(&self) -> Result<Arc<dyn Store>, Error> {
         #[cfg(feature = "postgres")]
-        if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
+        if self.is_on_server() {
             use taskloom_store::postgres::{PostgresOptions, PostgresStore};
             let payload_max = self.options.payload_max;
             // All nodes go by the server's time.
-            let options = PostgresOptions { payload_max, clock: None };
+            let options = PostgresOptions { payload_max, ..PostgresOptions::default() };
             return Ok(Arc::new(PostgresStore::open(&self.url, options)?));
         }
         let (path, options) = address(&self.url, self.options)?;
@@ -343,5 +379,52 @@ mod tests {
         check_address("sqlite://", None);
         check_address("mysql://host/jobs", None);
         check_address("postgres://host/jobs", None);
+    }
+
+    /// A machine whose clock is an hour ahead of the server's.
+    #[cfg(all(unix, feature = "postgres"))]
+    #[derive(Debug)]
+    struct Ahead;
+
+    #[cfg(all(unix, feature = "postgres"))]
+    impl Clock for Ahead {
+        fn now(&self) -> taskloom_model::Time {
+            SystemClock.now() + Duration::from_secs(3_600)
+        }
+    }
+
+    #[cfg(all(unix, feature = "postgres"))]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_wrong_clock_of_the_machine_changes_nothing_with_postgresql() {
+        use taskloom_store::conformance::{Durability, PrivateServer};
+        let server = PrivateServer::start(&std::env::temp_dir(), Durability::None).unwrap();
+        let url = server.database().unwrap();
+        let mut builder = TaskSystem::open(url).task(Left);
+        builder.clock = Arc::new(Ahead);
+        let system = builder.start().await.unwrap();
+        let deadline = system.store().clock().now() + Duration::from_secs(60);
+        let mut job = taskloom_store::NewJob::new("left", "null");
+        job.rules.deadline = Some(deadline);
+        job.delay = Some(Duration::from_millis(100));
+        let accepted = system.store().submit(vec![job]).await.unwrap();
+        let left: u64 = system.job(accepted[0].id).await.unwrap();
+        assert!((50..=60).contains(&left), "it had {left} s until its deadline");
+        system.drain().await.unwrap();
+    }
+
+    /// Tells how many seconds it has until its deadline.
+    #[cfg(all(unix, feature = "postgres"))]
+    struct Left;
+
+    #[cfg(all(unix, feature = "postgres"))]
+    impl Task for Left {
+        const NAME: &'static str = "left";
+        type Args = ();
+        type Output = u64;
+
+        async fn run(&self, ctx: &crate::Ctx, _args: ()) -> Result<u64, crate::TaskError> {
+            let deadline = ctx.deadline().expect("the job has one");
+            Ok(deadline.saturating_duration_since(tokio::time::Instant::now()).as_secs())
+        }
     }
 }

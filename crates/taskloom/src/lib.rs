@@ -10,11 +10,15 @@ mod clock;
 mod duration;
 mod error;
 mod handle;
+mod health;
 mod invocation;
 mod registration;
 mod submit;
+pub mod submit_in;
 mod system;
 pub mod testing;
+#[cfg(feature = "torture")]
+pub mod torture;
 mod waiters;
 
 pub use builder::{Builder, MAX_WORKERS_DEFAULT};
@@ -23,6 +27,7 @@ pub use clock::{SystemClock, TokioClock};
 pub use duration::IntoDuration;
 pub use error::{Error, JobError};
 pub use handle::JobHandle;
+pub use health::{Health, Reason};
 pub use invocation::{
     IntoJobIds, Invocation, InvocationError, Invoke, InvokeBlocking, QUEUE_DEFAULT, Request,
 };
@@ -44,8 +49,9 @@ pub use taskloom_store::sqlite::Synchronous;
 #[cfg(feature = "torture")]
 pub use taskloom_store::sqlite::WriteHold;
 pub use taskloom_store::{
-    AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events, Filter,
-    JobView, Listed, LogView, NodeView, Page, Store, StoreError, StoreInfo,
+    Accepted, AttemptError, AttemptView, Breach, Changed, Clock, Count, Event, EventCursor, Events,
+    Filter, JobView, Listed, LogView, NodeView, Page, PartError, PartHealth, Schema, ServerHealth,
+    Store, StoreError, StoreInfo,
 };
 #[cfg(feature = "tasks")]
 pub use taskloom_tasks as tasks;

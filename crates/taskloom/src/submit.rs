@@ -11,6 +11,12 @@ pub trait Submit: sealed::Sealed + Send {
     /// The handles, in the same shape.
     type Handles;
 
+    /// What the store has answered, in the same shape.
+    type Accepted;
+
+    #[doc(hidden)]
+    fn accepted(accepted: Vec<Accepted>) -> Self::Accepted;
+
     #[doc(hidden)]
     fn into_requests(self) -> Result<Vec<Request>, InvocationError>;
 
@@ -26,8 +32,10 @@ mod sealed {
     pub trait Sealed {}
 }
 
+const ANSWERED: &str = "the store answers for every job";
+
 fn handle<T>(accepted: &mut dyn Iterator<Item = Accepted>, link: &Link) -> JobHandle<T> {
-    let accepted = accepted.next().expect("the store answers for every job");
+    let accepted = accepted.next().expect(ANSWERED);
     JobHandle::new(accepted.id, accepted.duplicate, link.clone())
 }
 
@@ -35,6 +43,11 @@ impl<T> sealed::Sealed for Invocation<T> {}
 
 impl<T> Submit for Invocation<T> {
     type Handles = JobHandle<T>;
+    type Accepted = Accepted;
+
+    fn accepted(accepted: Vec<Accepted>) -> Accepted {
+        accepted.into_iter().next().expect(ANSWERED)
+    }
 
     fn into_requests(self) -> Result<Vec<Request>, InvocationError> {
         Ok(vec![self.into_request()?])
@@ -53,6 +66,11 @@ impl<T> sealed::Sealed for Vec<Invocation<T>> {}
 
 impl<T> Submit for Vec<Invocation<T>> {
     type Handles = Vec<JobHandle<T>>;
+    type Accepted = Vec<Accepted>;
+
+    fn accepted(accepted: Vec<Accepted>) -> Vec<Accepted> {
+        accepted
+    }
 
     fn into_requests(self) -> Result<Vec<Request>, InvocationError> {
         self.into_iter().map(Invocation::into_request).collect()
@@ -71,6 +89,11 @@ impl<T, const N: usize> sealed::Sealed for [Invocation<T>; N] {}
 
 impl<T, const N: usize> Submit for [Invocation<T>; N] {
     type Handles = [JobHandle<T>; N];
+    type Accepted = [Accepted; N];
+
+    fn accepted(accepted: Vec<Accepted>) -> [Accepted; N] {
+        accepted.try_into().expect(ANSWERED)
+    }
 
     fn into_requests(self) -> Result<Vec<Request>, InvocationError> {
         self.into_iter().map(Invocation::into_request).collect()
@@ -91,6 +114,11 @@ macro_rules! submit_tuples {
 
         impl<$($name),+> Submit for ($(Invocation<$name>,)+) {
             type Handles = ($(JobHandle<$name>,)+);
+            type Accepted = [Accepted; [$($place),+].len()];
+
+            fn accepted(accepted: Vec<Accepted>) -> Self::Accepted {
+                accepted.try_into().expect(ANSWERED)
+            }
 
             fn into_requests(self) -> Result<Vec<Request>, InvocationError> {
                 Ok(vec![$(self.$place.into_request()?),+])

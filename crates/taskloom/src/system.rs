@@ -13,7 +13,7 @@ use taskloom_store::{Changed, NewJob, Store, StoreError};
 
 use crate::handle::{JobHandle, Link, result_of};
 use crate::waiters::Waiters;
-use crate::{Builder, Error, JobError, Submit};
+use crate::{Builder, Error, Health, JobError, Submit};
 
 /// A store, perhaps with a node that works on it. Cheap to clone.
 ///
@@ -87,6 +87,20 @@ impl TaskSystem {
         let jobs: Vec<NewJob> = requests.into_iter().map(NewJob::from).collect();
         let accepted = self.0.link.store.submit(jobs).await?;
         Ok(S::handles(&mut accepted.into_iter(), n, &self.0.link))
+    }
+
+    /// Takes in the jobs that were submitted in transactions of others ([`crate::submit_in`], the
+    /// function `taskloom.submit`), and makes due ones ready. Nodes do that by themselves, some
+    /// tenths of a second later at most; after a commit of one's own this saves that time. It takes
+    /// in 1,000 a call, and works without a node, too.
+    ///
+    /// # Errors
+    /// What the store says.
+    ///
+    /// # Cancel safety
+    /// Safe: what is dropped, a node does later.
+    pub async fn look_again(&self) -> Result<(), StoreError> {
+        self.0.link.store.promote().await.map(drop)
     }
 
     /// A handle on a job that was accepted before, perhaps by another process.
@@ -196,6 +210,14 @@ impl TaskSystem {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.link.store
+    }
+
+    /// How this system fares, and whether it is ready: its store can be used, and its node, if it
+    /// has one, works. Cheap: nothing is asked.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let node = self.0.node.lock().as_ref().map(Node::health);
+        Health::of(self.0.link.store.health(), node)
     }
 
     /// How many attempts are under way on this node.

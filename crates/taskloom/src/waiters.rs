@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use taskloom_flow::Cancellation;
@@ -14,6 +15,8 @@ use tokio::sync::{Notify, oneshot};
 
 /// How many events one read takes.
 const EVENTS_MAX: usize = 2_000;
+/// How long after an error the log is read again.
+const AGAIN: Duration = Duration::from_millis(500);
 /// How many jobs one read takes.
 const GET_MAX: usize = 500;
 
@@ -87,13 +90,16 @@ impl Waiters {
         let mut cursor = None;
         loop {
             changed.borrow_and_update();
-            if let Err(error) = self.step(&mut cursor).await {
+            let stepped = self.step(&mut cursor).await;
+            if let Err(error) = &stepped {
                 tracing::warn!(%error, code = error.code(), "ends of jobs could not be read");
                 cursor = None;
             }
             tokio::select! {
                 biased;
                 _ = stop.cancelled() => return,
+                // Those who wait go on waiting: nobody tells when the store can be read again.
+                () = tokio::time::sleep(AGAIN), if stepped.is_err() => {}
                 () = self.first.notified(), if cursor.is_none() => {}
                 ended = changed.changed(), if cursor.is_some() => if ended.is_err() { return },
             }

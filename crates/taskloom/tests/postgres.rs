@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use taskloom::{Ctx, Invoke, Task, TaskError, TaskSystem};
-use taskloom_store::conformance::{Durability, PrivateServer};
+use taskloom::submit_in::{self, tokio_postgres::NoTls};
+use taskloom::{Ctx, Invoke, StateName, Task, TaskError, TaskSystem};
+use taskloom_store::conformance::{Durability, PrivatePooler, PrivateServer};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -57,10 +58,22 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_systems_share_the_work_of_one_database() {
     let server = server();
-    let url = server.database().unwrap();
+    share_work(&server.database().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_systems_share_the_work_through_a_pooler() {
+    let server = server();
+    let pooler = PrivatePooler::start(&server, 4).unwrap_or_else(|why| panic!("{why}"));
+    server.database().unwrap();
+    share_work(&format!("{}?pgbouncer=true", pooler.url("db0"))).await;
+}
+
+/// Two systems do 400 jobs, each once.
+async fn share_work(url: &str) {
     let (one, other) = (Double::default(), Double::default());
-    let first = start(&url, &one, 5).await;
-    let second = start(&url, &other, 5).await;
+    let first = start(url, &one, 5).await;
+    let second = start(url, &other, 5).await;
     let jobs: Vec<_> = (0..400).map(|n| one.invoke(Number { n })).collect();
     let handles = first.submit(jobs).await.unwrap();
     for (n, handle) in (0..400).zip(handles) {
@@ -94,4 +107,34 @@ async fn the_jobs_of_a_dead_system_are_rescued() {
     let view = alive.store().get(vec![id]).await.unwrap().remove(0).unwrap();
     assert_eq!((view.crashes, view.attempts), (1, 1), "a crash is not a failure");
     alive.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_transaction_runs_after_its_commit_by_itself_and_sooner_when_told() {
+    let server = server();
+    let url = server.database().unwrap();
+    let system = start(&url, &Double::default(), 2).await;
+    let (mut app, connection) = submit_in::tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let work = async {
+        for is_told in [false, true] {
+            let tx = app.transaction().await.unwrap();
+            let invocations = [4, 5].map(|n| Double::default().invoke(Number { n }));
+            let accepted = submit_in::postgres(&tx, invocations).await.unwrap();
+            tx.commit().await.unwrap();
+            if is_told {
+                system.look_again().await.unwrap();
+                let views = system.store().get(vec![accepted[0].id, accepted[1].id]).await.unwrap();
+                assert!(views.iter().flatten().all(|it| it.state != StateName::Delayed));
+            }
+            let handles = accepted.map(|it| system.job::<u32>(it.id));
+            assert_eq!(soon(system.gather(handles)).await.unwrap(), [8, 10]);
+        }
+    };
+    tokio::select! {
+        ended = connection => ended.unwrap(),
+        () = work => {}
+    }
+    let bad = Double::default().invoke(Number { n: 1 }).priority(10);
+    assert_eq!(submit_in::statement(bad).unwrap_err().code(), "submit.invocation");
+    system.drain().await.unwrap();
 }

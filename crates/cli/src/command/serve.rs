@@ -1,4 +1,4 @@
-//! `taskloom serve`: run jobs until a signal comes.
+//! `taskloom serve` and `taskloom worker`: run jobs until a signal comes.
 
 use std::process::ExitCode;
 use std::task::Poll;
@@ -9,7 +9,25 @@ use taskloom::TaskSystem;
 use super::Place;
 use crate::args::ServeArgs;
 
-pub(super) async fn run(place: &Place, args: ServeArgs) -> Result<ExitCode> {
+/// What a process is to others beside running jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Whatever `serve` will offer to the outside.
+    Server,
+    /// Nothing, ever: it opens no port.
+    Worker,
+}
+
+impl Role {
+    fn verb(self) -> &'static str {
+        match self {
+            Role::Server => "serving",
+            Role::Worker => "working",
+        }
+    }
+}
+
+pub(super) async fn run(place: &Place, args: ServeArgs, role: Role) -> Result<ExitCode> {
     let mut builder = TaskSystem::open(&place.store)
         .builtin_tasks()
         .max_workers(args.workers)
@@ -29,12 +47,13 @@ pub(super) async fn run(place: &Place, args: ServeArgs) -> Result<ExitCode> {
     }
     let info = system.store().info();
     if place.json {
-        crate::print::json(&serde_json::json!({"serving": info}))?;
+        crate::print::json(&serde_json::json!({ role.verb(): info }))?;
     } else {
         let (store, synchronous) = (&info.store, info.synchronous);
         crate::print::line(format!(
-            "serving {store} (synchronous={synchronous}) with the tasks http, data and email\n\
-             Ctrl-C drains; a second one stops at once"
+            "{} {store} (synchronous={synchronous}) with the tasks http, data and email\n\
+             Ctrl-C drains; a second one stops at once",
+            if role == Role::Server { "serving" } else { "working on" }
         ))?;
     }
     running.await?;

@@ -18,6 +18,9 @@ use crate::args::{Role, Sabotage};
 #[cfg(target_os = "linux")]
 const FULL_AT: u64 = 64 * 1024;
 
+/// A worker is replaced this long after its start at the earliest.
+const LIVES_MIN: Duration = Duration::from_millis(300);
+
 /// How workers are started.
 #[derive(Debug)]
 pub(super) struct Recipe {
@@ -47,8 +50,8 @@ pub(super) struct Life {
     pub(super) killed: Option<i64>,
     /// Whether it was told to drain.
     pub(super) is_drained: bool,
-    /// The longest that it was stopped.
-    pub(super) paused: Duration,
+    /// When it was stopped, from and until, in milliseconds since 1970.
+    pub(super) pauses: Vec<(i64, i64)>,
     /// How it ended; `None`: it goes on.
     pub(super) end: Option<ExitStatus>,
 }
@@ -77,7 +80,9 @@ impl Life {
 struct Place {
     child: Child,
     number: usize,
-    paused: Option<Instant>,
+    started: Instant,
+    /// Since when it is stopped, in milliseconds since 1970.
+    paused: Option<i64>,
 }
 
 /// The worker processes of a run. Dropping it kills them.
@@ -127,7 +132,7 @@ impl Fleet {
         command.process_group(0).kill_on_drop(true);
         let child = command.spawn().context("a worker can't be started")?;
         self.lives.push(Life::default());
-        Ok(Place { child, number, paused: None })
+        Ok(Place { child, number, started: Instant::now(), paused: None })
     }
 
     fn signal(&self, place: usize, signal: Signal) {
@@ -150,14 +155,14 @@ impl Fleet {
     }
 
     pub(super) fn pause(&mut self, place: usize) {
-        self.places[place].paused.get_or_insert(Instant::now());
+        self.places[place].paused.get_or_insert(SystemClock.now().as_millis());
         self.signal(place, Signal::STOP);
     }
 
     pub(super) fn go_on(&mut self, place: usize) {
         let Some(since) = self.places[place].paused.take() else { return };
         let life = &mut self.lives[self.places[place].number];
-        life.paused = life.paused.max(since.elapsed());
+        life.pauses.push((since, SystemClock.now().as_millis()));
         self.signal(place, Signal::CONT);
     }
 
@@ -180,6 +185,10 @@ impl Fleet {
     /// Puts a new process where one has ended.
     pub(super) fn replace_ended(&mut self, role: Role) -> Result<()> {
         for place in 0..self.places.len() {
+            // One that can't reach its store ends at once, and so would the next.
+            if self.places[place].started.elapsed() < LIVES_MIN {
+                continue;
+            }
             let Some(end) = self.places[place].child.try_wait()? else { continue };
             self.go_on(place);
             self.lives[self.places[place].number].end = Some(end);

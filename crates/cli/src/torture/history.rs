@@ -64,9 +64,20 @@ pub(super) struct History {
 pub(super) struct Processes<'a> {
     pub(super) lives: &'a [Life],
     pub(super) logs: &'a [Log],
-    /// A process that was stopped for this long may have been taken for dead.
-    pub(super) lease: std::time::Duration,
+    /// While the server freed liveness locks, from and until, in milliseconds since 1970.
+    pub(super) freed: &'a [(i64, i64)],
+    /// Whether the store is a server. There an error of the store explains no lost lease: a lock
+    /// of the server, not a process that could write, says who lives.
+    pub(super) is_server: bool,
 }
+
+/// A process that was stopped for longer may have been taken for dead: the lease of 30 s, less
+/// what its last heartbeat may have been late. In milliseconds, as the next two.
+const SUSPICIOUS: i64 = 20_000;
+/// The same without its liveness lock: 3 s, less a heartbeat.
+const SUSPICIOUS_UNLOCKED: i64 = 2_000;
+/// How long a process takes at most to have its lock back, and to be heard again.
+const COMES_BACK: i64 = 3_000;
 
 /// Looks at every job that the workers noted.
 pub(super) async fn read(
@@ -212,15 +223,57 @@ fn lost(
     if life.killed.is_some_and(|it| it <= record.ended.as_millis()) {
         return Ok("killed");
     }
-    if processes.lease <= life.paused {
-        return Ok("paused");
+    if let Some(cause) = paused(&life.pauses, record.ended.as_millis(), processes.freed) {
+        return Ok(cause);
     }
     if !log.store_errors.is_empty() {
-        return Ok("store error told");
+        if !processes.is_server {
+            return Ok("store error told");
+        }
+        // It could not give back what it held.
+        if life.is_drained {
+            return Ok("drained without the store");
+        }
     }
     // Told to drain before it could listen to that.
     if life.end.is_some_and(|it| it.code().is_none()) && life.is_drained {
         return Ok("killed");
     }
     Err("it was lost, and its process was neither killed nor paused for long".into())
+}
+
+/// Whether a process may have been taken for dead at `lost` because it was stopped.
+fn paused(pauses: &[(i64, i64)], lost: i64, freed: &[(i64, i64)]) -> Option<&'static str> {
+    let near: Vec<_> = pauses
+        .iter()
+        .filter(|(from, until)| (*from..=until + COMES_BACK).contains(&lost))
+        .collect();
+    if near.iter().any(|(from, until)| SUSPICIOUS <= until - from) {
+        return Some("paused");
+    }
+    let is_unlocked = |(from, until): &&&(i64, i64)| {
+        let free = |it: &(i64, i64)| it.0 <= *until && from - COMES_BACK <= it.1;
+        SUSPICIOUS_UNLOCKED <= until - from && freed.iter().any(free)
+    };
+    near.iter().find(is_unlocked).map(|_| "paused, and its connections cut")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_explains_a_lost_lease_when_it_was_long_or_the_lock_was_gone() {
+        let (short, long) = ([(100_000, 104_000)], [(100_000, 131_000)]);
+        for (pauses, lost, freed, expected) in [
+            (&long, 130_500, &[][..], Some("paused")),
+            (&long, 99_000, &[], None),
+            (&short, 103_500, &[], None),
+            (&short, 103_500, &[(101_000, 102_000)], Some("paused, and its connections cut")),
+            (&short, 103_500, &[(98_000, 99_000)], Some("paused, and its connections cut")),
+            (&short, 103_500, &[(90_000, 91_000)], None),
+        ] {
+            assert_eq!(paused(pauses, lost, freed), expected, "{pauses:?} {lost} {freed:?}");
+        }
+    }
 }

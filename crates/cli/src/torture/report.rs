@@ -46,6 +46,8 @@ pub(super) struct Report {
     pub(super) crash_to_rerun: Rerun,
     pub(super) jobs_per_s: f64,
     pub(super) faults: BTreeMap<Kind, u64>,
+    /// Faults that could not be done here, and why.
+    pub(super) left_out: Vec<&'static str>,
     /// What `taskloom verify` finds: must be empty.
     pub(super) breaches: Vec<Breach>,
     /// Every broken promise, the first of them at most.
@@ -118,6 +120,7 @@ impl Report {
             ("jobs/s", format!("{:.0} over {:.0} s", self.jobs_per_s, self.seconds)),
             ("processes", n(self.processes as u64)),
             ("faults", list(&mut faults.into_iter())),
+            ("faults left out", list_of(&self.left_out)),
             ("errors of the store", list(&mut self.store_errors.clone().into_iter())),
         ] {
             table.add_row(vec![name.to_owned(), value]);
@@ -144,4 +147,8 @@ impl Report {
         }
         Ok(())
     }
+}
+
+fn list_of(left_out: &[&str]) -> String {
+    if left_out.is_empty() { "none".to_owned() } else { left_out.join(", ") }
 }

@@ -13,7 +13,7 @@ use crate::process::Running;
 pub(crate) struct Cli {
     folder: TempDir,
     /// What the environment says.
-    store: Option<&'static str>,
+    store: Option<String>,
 }
 
 /// What a command said.
@@ -31,7 +31,12 @@ pub(crate) fn code_of(status: ExitStatus) -> i32 {
 
 impl Cli {
     pub(crate) fn new() -> Cli {
-        Cli { store: Some("sqlite://jobs.db"), ..Cli::without_store() }
+        Cli::with_store("sqlite://jobs.db")
+    }
+
+    /// As for somebody whose store is elsewhere.
+    pub(crate) fn with_store(store: &str) -> Cli {
+        Cli { store: Some(store.to_owned()), ..Cli::without_store() }
     }
 
     /// As for somebody who has named no store.
@@ -48,7 +53,7 @@ impl Cli {
         let mut command = Command::new(env!("CARGO_BIN_EXE_taskloom"));
         command.args(args).current_dir(self.folder());
         command.env_remove("TASKLOOM_STORE").env_remove("TASKLOOM_LOG");
-        command.envs(self.store.map(|it| ("TASKLOOM_STORE", it)));
+        command.envs(self.store.as_ref().map(|it| ("TASKLOOM_STORE", it)));
         command
     }
 

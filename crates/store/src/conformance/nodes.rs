@@ -5,7 +5,7 @@ use taskloom_model::{Command, Fence, JobId, NodeId, Outcome, Roll, Time};
 use super::compare::same;
 use super::play::Play;
 use super::{LEASE, draw, said};
-use crate::{Beat, Clock, NewNode, ProgressView, Rescued, Sign};
+use crate::{Beat, Clock, Judge, NewNode, ProgressView, Rescued, Sign};
 
 type Played = Result<(), String>;
 
@@ -72,7 +72,7 @@ impl Play {
             }
         }
         let asking = self.rng.bool().then(|| self.any_node());
-        let rescued = self.store.rescue(asking).await.map_err(said)?;
+        let rescued = self.store.rescue(Judge::of_all(asking)).await.map_err(said)?;
         let is_late = |at: Time| LEASE <= self.world.now.since(at);
         let dead: Vec<_> =
             self.world.nodes.iter().filter(|(_, at)| is_late(**at)).map(|(it, _)| *it).collect();

@@ -57,7 +57,8 @@ macro_rules! claim {
             $of,
             ")) RETURNING job, fence, lane, rank, attempts, crashes, snoozes, flags) \
              SELECT t.job, t.fence, t.lane, t.rank, t.attempts, t.crashes, t.snoozes, t.flags, \
-             j.created, j.policy, j.extra, j.args FROM taken t JOIN jobs j ON j.job = t.job"
+             j.created, j.policy, j.extra, j.args FROM taken t CROSS JOIN LATERAL \
+             (SELECT created, policy, extra, args FROM jobs WHERE job = t.job OFFSET 0) AS j"
         )
     };
 }
@@ -248,8 +249,8 @@ impl Tx<'_> {
             self.expire((job_key, created, lane, rank), extra, (job, flags)).await?;
             return Ok(None);
         };
-        self.tally.count(lane, StateName::Ready, -1);
-        self.tally.count(lane, StateName::Running, 1);
+        self.tally.count((job_key, lane), StateName::Ready, -1);
+        self.tally.count((job_key, lane), StateName::Running, 1);
         let Life { attempts, fence, .. } = leased.life;
         for effect in effects {
             if let Effect::Event(kind) = effect {

@@ -166,8 +166,8 @@ impl Tx<'_> {
         let job = Job { state: State::Running { node }, rules: Rules::default(), life };
         let (job, effects) = apply(self.now, &job, Command::Finish { fence, outcome, roll })?;
         let (key, created) = (finish.id.key(), finish.id.created());
-        self.tally.count(lane, StateName::Running, -1);
-        self.tally.count(lane, job.state.name(), 1);
+        self.tally.count((key, lane), StateName::Running, -1);
+        self.tally.count((key, lane), job.state.name(), 1);
         for effect in effects {
             if let Effect::Event(kind) = effect {
                 self.tally.event(kind, (key, created, lane), job.life.attempts);

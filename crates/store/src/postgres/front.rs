@@ -45,6 +45,57 @@ pub(super) struct Fronts {
     /// By lane and rank.
     fronts: BTreeMap<(i32, i16), Front>,
     sweep: Sweep,
+    /// Where upkeep begins to look: for arrivals by their keys, for what is due and what is late by
+    /// its time.
+    pub(super) arrivals: Floor,
+    pub(super) due: Floor,
+    pub(super) late: Floor,
+}
+
+/// Where a look at an index begins whose first entries come and go. Most looks begin where the first
+/// one stood a moment ago, and some at the start, as seldom as they are slow.
+#[derive(Debug, Default)]
+pub(super) struct Floor {
+    front: Option<Front>,
+    /// When a look last began at the start, and how long it took.
+    whole: Option<(Instant, Duration)>,
+}
+
+/// How often a look begins at the start, if that is quick; else a twentieth of the time goes into it.
+const WHOLE_EVERY: Duration = Duration::from_secs(1);
+const WHOLE_SHARE: u32 = 20;
+
+impl Floor {
+    /// Where the next look begins.
+    pub(super) fn begins(&self, is_guarded: bool, now: Instant) -> i64 {
+        let is_due = |(at, took): (Instant, Duration)| {
+            WHOLE_EVERY.max(took * WHOLE_SHARE) <= now.duration_since(at)
+        };
+        if !is_guarded || self.whole.is_none_or(is_due) {
+            return i64::MIN;
+        }
+        self.front.map_or(i64::MIN, |it| it.settled)
+    }
+
+    /// Notes what a look that began at `begun` and ended `now` has found first.
+    pub(super) fn saw(&mut self, from: i64, first: Option<i64>, (begun, now): (Instant, Instant)) {
+        if from == i64::MIN {
+            self.whole = Some((now, now.duration_since(begun)));
+        }
+        if let Some(first) = first {
+            Front::note(&mut self.front, first, now);
+        }
+    }
+}
+
+impl Front {
+    /// What was seen first a moment ago is the front; what is seen now will be.
+    fn note(front: &mut Option<Front>, first: i64, now: Instant) {
+        let front = front.get_or_insert(Front { settled: i64::MIN, newer: (now, first) });
+        if LAG <= now.duration_since(front.newer.0) {
+            *front = Front { settled: front.newer.1, newer: (now, first) };
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +140,7 @@ impl Fronts {
         let mut ranges = Ranges::default();
         for rank in RANKS {
             for &lane in lanes {
-                let front = self.fronts.get(&(lane, rank)).map_or(0, |it| it.settled);
+                let front = self.fronts.get(&(lane, rank)).map_or(i64::MIN, |it| it.settled);
                 ranges.push((lane, rank), front, i64::MAX);
             }
         }
@@ -98,18 +149,16 @@ impl Fronts {
 
     /// Notes the first job that a claim found [`ahead`](Fronts::ahead).
     pub(super) fn saw_first(&mut self, (lane, rank): (i32, i16), job: i64, now: Instant) {
-        let new = Front { settled: 0, newer: (now, job) };
-        let front = self.fronts.entry((lane, rank)).or_insert(new);
-        if LAG <= now.duration_since(front.newer.0) {
-            *front = Front { settled: front.newer.1, newer: (now, job) };
-        }
+        let mut front = self.fronts.get(&(lane, rank)).copied();
+        Front::note(&mut front, job, now);
+        self.fronts.extend(front.map(|it| ((lane, rank), it)));
     }
 
     /// The next window of a sweep, when it is time for one.
     pub(super) fn window(&mut self, lanes: &[i32], now: Instant) -> Option<Ranges> {
         let is_early = self.sweep.last.is_some_and(|it| now.duration_since(it) < SWEEP_EVERY);
         let end = self.fronts.values().map(|it| it.settled).max().unwrap_or(0);
-        if is_early || end == 0 {
+        if is_early || end <= 0 {
             return None;
         }
         self.sweep.last = Some(now);
@@ -164,16 +213,33 @@ mod tests {
         let mut fronts = Fronts::default();
         fronts.guard(true);
         let began = Instant::now();
-        assert_eq!(lows(&fronts), vec![0; 10], "from the start, when nothing is known");
+        assert_eq!(lows(&fronts), vec![i64::MIN; 10], "from the start, when nothing is known");
         fronts.saw_first((LANE, 9), 100, began);
         fronts.saw_first((LANE, 9), 200, began + LAG / 2);
-        assert_eq!(lows(&fronts)[9], 0, "what is committed late may stand before it");
+        assert_eq!(lows(&fronts)[9], i64::MIN, "what is committed late may stand before it");
         fronts.saw_first((LANE, 9), 300, began + LAG);
         assert_eq!(lows(&fronts)[9], 100);
         fronts.saw_first((LANE, 9), 400, began + 2 * LAG);
-        assert_eq!(lows(&fronts), [[0; 9].as_slice(), &[300]].concat(), "other ranks stay");
+        assert_eq!(lows(&fronts), [[i64::MIN; 9].as_slice(), &[300]].concat(), "other ranks stay");
         fronts.guard(false);
-        assert_eq!(lows(&fronts), vec![0; 10]);
+        assert_eq!(lows(&fronts), vec![i64::MIN; 10]);
+    }
+
+    #[test]
+    fn a_floor_follows_and_the_start_is_looked_at_now_and_then() {
+        let (mut floor, began) = (Floor::default(), Instant::now());
+        let ms = Duration::from_millis;
+        assert_eq!(floor.begins(true, began), i64::MIN);
+        floor.saw(i64::MIN, Some(7), (began, began + ms(100)));
+        assert_eq!(floor.begins(true, began + ms(100)), i64::MIN, "nothing is settled yet");
+        floor.saw(i64::MIN + 1, Some(9), (began, began + ms(200)));
+        assert_eq!(floor.begins(true, began + ms(200)), 7);
+        assert_eq!(floor.begins(false, began + ms(200)), i64::MIN);
+        assert_eq!(floor.begins(true, began + ms(1_999)), 7, "the start was slow to look at");
+        assert_eq!(floor.begins(true, began + ms(2_100)), i64::MIN);
+        floor.saw(i64::MIN, None, (began + ms(2_100), began + ms(2_101)));
+        assert_eq!(floor.begins(true, began + ms(2_200)), 7);
+        assert_eq!(floor.begins(true, began + ms(3_101)), i64::MIN, "it was quick");
     }
 
     #[test]

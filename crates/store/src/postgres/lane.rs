@@ -10,22 +10,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Result;
 use super::front::Fronts;
 use super::names::Names;
-use super::open::{Opened, Server};
+use super::open::{Opened, Server, in_time};
+use super::parts::MAKE_PARTS;
 use super::session::{Driver, Session};
 use super::tally::{Writer, WriterRow};
 use super::tx::Tx;
-use crate::StoreError;
 use crate::inbox::{Arrived, Inbox};
 use crate::tells::Told;
+use crate::{Part, ServerHealth, StoreError};
 
 /// How many calls may wait for a lane; more callers wait for room.
 const CALLS_MAX: usize = 8_192;
@@ -35,8 +37,10 @@ const COMMIT_CALLS_MAX: usize = 4_096;
 const COMMIT_JOBS_MAX: usize = 4_000;
 /// How often a transaction is done, when it is not its fault that it failed.
 const TRIES_MAX: u32 = 5;
-/// How long one transaction may take: a server that does not answer is one that is gone.
-const COMMIT_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long taking back a failed transaction may take, before its connection is given up.
+const ROLLBACK_MAX: Duration = Duration::from_secs(2);
+/// How long it may take to make a part, with the wait for its lock.
+const MAKE_PARTS_MAX: Duration = Duration::from_secs(10);
 /// How often an idle lane looks at its connection.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -63,11 +67,14 @@ struct Call<A: Ask> {
     ask: A,
     answer: Option<Result<A::Answer>>,
     sender: oneshot::Sender<Result<A::Answer>>,
+    asked: Instant,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 trait Work: Send {
     fn n_new(&self) -> usize;
+    /// When the caller began to wait.
+    fn asked(&self) -> Instant;
     fn prepare<'w>(
         &'w mut self,
         names: &'w mut Names,
@@ -81,6 +88,10 @@ trait Work: Send {
 impl<A: Ask> Work for Call<A> {
     fn n_new(&self) -> usize {
         self.ask.n_new()
+    }
+
+    fn asked(&self) -> Instant {
+        self.asked
     }
 
     fn prepare<'w>(
@@ -135,11 +146,18 @@ impl Lane {
         Ok(Lane { calls, room, thread: Some(thread) })
     }
 
+    /// The same lane, whose thread ends by itself: dropping it waits for nothing.
+    pub(super) fn apart(mut self) -> Lane {
+        self.thread = None;
+        self
+    }
+
     /// Has `ask` done inside a transaction, and returns once it is durable.
     pub(super) async fn call<A: Ask>(&self, ask: A) -> Result<A::Answer> {
+        let asked = Instant::now();
         let (sender, receiver) = oneshot::channel();
         let permit = Arc::clone(&self.room).acquire_owned().await.ok();
-        let call = Call { ask, answer: None, sender, _permit: permit };
+        let call = Call { ask, answer: None, sender, asked, _permit: permit };
         self.calls.put(Box::new(call) as Box<dyn Work>).map_err(|_| StoreError::Closed)?;
         receiver.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -163,6 +181,23 @@ impl Drop for Closing {
     }
 }
 
+/// How the store fares.
+#[derive(Debug)]
+pub(super) struct StoreParts {
+    /// The commits of all lanes.
+    pub(super) commits: Part,
+    pub(super) listener: Part,
+    /// Written by the listener.
+    pub(super) server: Mutex<Option<ServerHealth>>,
+}
+
+impl Default for StoreParts {
+    fn default() -> Self {
+        let (commits, listener) = (Part::new("store"), Part::new("listener"));
+        StoreParts { commits, listener, server: Mutex::default() }
+    }
+}
+
 /// What the lanes have committed, for the rest of the process and for the others.
 #[derive(Debug)]
 pub(super) struct Hearing {
@@ -173,6 +208,7 @@ pub(super) struct Hearing {
     pub(super) has_many_dead: AtomicBool,
     /// What the other processes have not been told yet.
     pub(super) outbox: super::listen::Outbox,
+    pub(super) health: StoreParts,
 }
 
 /// What a connection remembers between its transactions.
@@ -188,6 +224,14 @@ struct Line {
     driver: Driver,
     writer: Writer,
     known: Known,
+    /// See [`Server::moves`].
+    moves: u64,
+}
+
+impl Line {
+    fn is_good(&self, server: &Server) -> bool {
+        !self.session.is_closed() && self.moves == server.moves()
+    }
 }
 
 struct Loop {
@@ -200,7 +244,9 @@ struct Loop {
 
 impl Loop {
     fn run(mut self) {
-        self.connect().ok();
+        self.runtime
+            .block_on(in_time(self.server.answer_max, connect(&self.server, &mut self.line)))
+            .ok();
         let mut works: Vec<Box<dyn Work>> = Vec::new();
         loop {
             match self.inbox.take(COMMIT_CALLS_MAX, LOOK, &mut works) {
@@ -220,41 +266,27 @@ impl Loop {
         }
     }
 
-    fn connect(&mut self) -> Result<()> {
-        if self.line.as_ref().is_some_and(|it| !it.session.is_closed()) {
-            return Ok(());
-        }
-        self.line = None;
-        let opened = self.runtime.block_on(self.server.writer());
-        let Opened { session, driver, writer } =
-            opened.inspect_err(|error| tracing::warn!(%error, "the store can't be reached"))?;
-        self.line =
-            Some(Line { session, driver, writer: Writer::new(writer), known: Known::default() });
-        Ok(())
-    }
-
     /// Notices that an idle connection was cut.
     fn look(&mut self) {
-        if let Some(line) = &mut self.line {
-            let looking = line.driver.drive(async {
-                tokio::task::yield_now().await;
-                Ok(())
-            });
-            if self.runtime.block_on(looking).is_err() || line.session.is_closed() {
-                self.line = None;
-            }
+        if let Some(line) = &mut self.line
+            && (!self.runtime.block_on(line.driver.is_alive()) || !line.is_good(&self.server))
+        {
+            self.line = None;
         }
     }
 
-    fn commit(&mut self, mut works: Vec<Box<dyn Work>>) {
+    fn commit(&mut self, works: Vec<Box<dyn Work>>) {
+        let mut works = self.refuse_late(works);
+        let deadline = Instant::now() + self.server.answer_max;
         let mut tries = 0;
         let committed = loop {
             tries += 1;
-            let error = match self.try_commit(&mut works) {
+            let error = match self.try_commit(&mut works, deadline) {
                 Ok(told) => break Ok(told),
                 Err(error) => error,
             };
-            let is_done_again = tries < TRIES_MAX && self.may_try_again(&error);
+            let is_done_again =
+                self.may_try_again(&error) && tries < TRIES_MAX && Instant::now() < deadline;
             if !is_done_again {
                 break Err(error);
             }
@@ -266,6 +298,7 @@ impl Loop {
         if let Err(error) = &committed {
             tracing::warn!(%error, code = error.code(), "a commit failed; its calls are refused");
         }
+        self.tells.health.commits.went(self.server.clock.now(), &committed);
         let answer = committed.as_ref().map(|_| ()).map_err(Clone::clone);
         for work in works {
             work.answer(answer.clone());
@@ -275,42 +308,105 @@ impl Loop {
         self.tells.outbox.put(told);
     }
 
+    /// Refuses the calls that have waited for their turn as long as the server may take: nobody
+    /// waits for ever behind others.
+    fn refuse_late(&self, works: Vec<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
+        let max = self.server.answer_max;
+        let (late, in_time): (Vec<_>, Vec<_>) =
+            works.into_iter().partition(|it| max < it.asked().elapsed());
+        for work in late {
+            let why = format!("the call waited over {} s for its turn", max.as_secs_f32());
+            work.answer(Err(StoreError::Unreachable { why }));
+        }
+        in_time
+    }
+
     /// Whether nothing of the failed transaction can stand, and another try may succeed. Brings the
-    /// connection back to where it can be used.
+    /// connection back to where it can be used, or gives it up.
     fn may_try_again(&mut self, error: &StoreError) -> bool {
         let Some(line) = &mut self.line else {
             // It could not even connect; the caller is told, and the next call tries again.
             return false;
         };
         let was_committing = line.session.is_committing.replace(false);
-        let rolled_back = async { line.driver.drive(line.session.batch("ROLLBACK")).await };
-        let timed = async { tokio::time::timeout(Duration::from_secs(5), rolled_back).await };
-        let is_whole = matches!(self.runtime.block_on(timed), Ok(Ok(())));
-        if !is_whole {
+        let lacks_part = line.session.lacks_part.replace(false);
+        if matches!(error, StoreError::ReadOnly) {
+            self.server.has_moved();
+            self.line = None;
+            return false;
+        }
+        let rolled_back = in_time(ROLLBACK_MAX, line.driver.drive(line.session.end("ROLLBACK")));
+        if self.runtime.block_on(rolled_back).is_err() {
             self.line = None;
         }
+        if lacks_part {
+            return self.make_parts().is_ok();
+        }
         match error {
+            // A rollback on a good connection is enough.
             StoreError::Contended { .. } => true,
             StoreError::Unreachable { .. } => !was_committing,
             _ => false,
         }
     }
 
-    fn try_commit(&mut self, works: &mut [Box<dyn Work>]) -> Result<Told> {
-        self.connect()?;
-        let Some(line) = &mut self.line else { return Err(StoreError::Closed) };
-        let Line { session, driver, writer, known } = line;
-        known.fronts.guard(self.tells.has_many_dead.load(Ordering::Relaxed));
-        let place = (self.server.clock.now(), self.server.salt, writer.row());
-        let transacting = driver.drive(transact(session, known, place, works));
-        let timed = async { tokio::time::timeout(COMMIT_TIME_MAX, transacting).await };
-        let late = |_| StoreError::Unreachable { why: "the server does not answer".into() };
-        let (told, first_event) = self.runtime.block_on(timed).map_err(late)??;
-        writer.has_committed();
+    /// Makes the parts of the history that new jobs come to.
+    fn make_parts(&mut self) -> Result<()> {
+        let Some(Line { session, driver, .. }) = &mut self.line else { return Ok(()) };
+        let making = driver.drive(session.query(MAKE_PARTS, &[]));
+        let made = self.runtime.block_on(in_time(MAKE_PARTS_MAX, making));
+        made.map(|_| ()).inspect_err(|error| {
+            tracing::warn!(%error, "the next part of the history can't be made");
+        })
+    }
+
+    fn try_commit(&mut self, works: &mut [Box<dyn Work>], deadline: Instant) -> Result<Told> {
+        if works.is_empty() {
+            return Ok(Told::default());
+        }
+        let (server, line) = (&self.server, &mut self.line);
+        let has_many_dead = self.tells.has_many_dead.load(Ordering::Relaxed);
+        let transacting = async {
+            let line = connect(server, line).await?;
+            let Line { session, driver, writer, known, .. } = line;
+            known.fronts.guard(has_many_dead);
+            let place = (server.clock.now(), server.salt, writer.row());
+            let done = driver.drive(transact(session, known, place, works)).await?;
+            writer.has_committed();
+            Ok(done)
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let went = self.runtime.block_on(in_time(left, transacting));
+        let (told, first_event) = went.map_err(|error| match error {
+            // The bound of a statement that writes is that of its transaction.
+            StoreError::ReadTimeout { .. } => {
+                StoreError::Unreachable { why: "a statement took too long".into() }
+            }
+            other => other,
+        })?;
         self.tells.newest_event.fetch_max(first_event.unwrap_or(0), Ordering::SeqCst);
         self.tells.tells.n_commits.fetch_add(1, Ordering::Relaxed);
         Ok(told)
     }
+}
+
+/// The connection, made anew when it was cut.
+async fn connect<'l>(server: &Server, line: &'l mut Option<Line>) -> Result<&'l mut Line> {
+    // What was cut while it was idle would leave nobody knowing what became of the commit.
+    if let Some(it) = line
+        && (!it.driver.is_alive().await || !it.is_good(server))
+    {
+        *line = None;
+    }
+    if line.is_none() {
+        let moves = server.moves();
+        let opened = server.writer().await;
+        let Opened { session, driver, writer } =
+            opened.inspect_err(|error| tracing::warn!(%error, "the store can't be reached"))?;
+        let (writer, known) = (Writer::new(writer), Known::default());
+        *line = Some(Line { session, driver, writer, known, moves });
+    }
+    line.as_mut().ok_or(StoreError::Closed)
 }
 
 /// How many of the calls ride the next commit.

@@ -3,9 +3,10 @@
 //!
 //! A notice takes a lock of the whole database when it commits, so it is sent apart from the
 //! transactions it is about, and at most once each [`TELL_EVERY`]. A notice may be lost with a
-//! connection or a process; therefore there is a look at the newest event each [`LOOK`].
+//! connection or a process; therefore there is a look at the newest event each [`LOOK`]. Nobody
+//! tells of jobs that came by `taskloom.submit`; they are looked for more often.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -15,18 +16,29 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Result;
-use super::front::MANY_DEAD;
+use super::front::{Floor, MANY_DEAD};
 use super::lane::Hearing;
-use super::open::{Server, node_lock};
+use super::open::{Server, in_time, node_lock};
 use super::rows;
 use super::session::{Driver, Session};
-use crate::StoreError;
 use crate::tells::Told;
+use crate::{ServerHealth, StoreError};
 
 /// How often others are told at most.
 const TELL_EVERY: Duration = Duration::from_millis(10);
 /// How often it looks at the newest event, for notices that were lost.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it looks for jobs that came in transactions of others, while it has a node that could
+/// take them in: when none have come for [`BUSY`], and when some have.
+const LOOK_QUIET: Duration = Duration::from_millis(200);
+const LOOK_BUSY: Duration = Duration::from_millis(20);
+const BUSY: Duration = Duration::from_secs(3);
+/// The same through a pooler, where nobody hears others: while there is something to see, and at
+/// most.
+const LOOK_POOLED: Duration = Duration::from_millis(50);
+const LOOK_IDLE: Duration = Duration::from_millis(500);
+/// How often it asks the server how it fares.
+const LOOK_AT_SERVER: Duration = Duration::from_secs(10);
 /// How long it waits before it connects again, at most.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How many requests for locks wait; they come one by one, with nodes.
@@ -61,6 +73,8 @@ fn told(bits: u8) -> Told {
     Told { ready: bits & READY != 0, due: bits & DUE != 0, changed: bits & CHANGED != 0 }
 }
 
+const HOLD: &str = "SELECT pg_try_advisory_lock($1)";
+
 enum Request {
     /// Take the lock of a node and keep it.
     Hold(NodeId, oneshot::Sender<Result<()>>),
@@ -82,8 +96,11 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("taskloom-listen".into())
             .spawn(move || {
-                let nodes = BTreeSet::new();
-                runtime.block_on(Loop { server, hearing, inbox, nodes, newest: 0 }.run());
+                let (nodes, arrivals) = (BTreeMap::new(), Floor::default());
+                let clock_at = Instant::now();
+                let listening =
+                    Loop { server, hearing, inbox, nodes, newest: 0, arrivals, clock_at };
+                runtime.block_on(listening.run());
             })
             .map_err(cant)?;
         Ok(Listener { requests: Some(requests), thread: Some(thread) })
@@ -95,7 +112,8 @@ impl Listener {
         let (sender, receiver) = oneshot::channel();
         let sent = requests.send(Request::Hold(node, sender)).await;
         sent.map_err(|_| StoreError::Closed)?;
-        receiver.await.unwrap_or(Err(StoreError::Closed))
+        let cut = || StoreError::Unreachable { why: "the connection that listens was cut".into() };
+        receiver.await.unwrap_or_else(|_| Err(cut()))
     }
 
     pub(super) async fn free(&self, node: NodeId) {
@@ -118,10 +136,15 @@ struct Loop {
     server: Arc<Server>,
     hearing: Arc<Hearing>,
     inbox: mpsc::Receiver<Request>,
-    /// The nodes whose locks this process holds.
-    nodes: BTreeSet<NodeId>,
+    /// The nodes whose locks this process holds, or wants to hold and does not yet: the server may
+    /// not have noticed that an earlier connection has ended.
+    nodes: BTreeMap<NodeId, bool>,
     /// The newest event that was seen.
     newest: u64,
+    /// Where it begins to look for arrivals.
+    arrivals: Floor,
+    /// When the time is to be read again.
+    clock_at: Instant,
 }
 
 /// What there is to do.
@@ -130,6 +153,7 @@ enum Next {
     Request(Option<Request>),
     Tell,
     Look,
+    LookForArrivals,
 }
 
 impl Loop {
@@ -144,6 +168,10 @@ impl Loop {
                 Err(error) => Err(error),
             };
             let Err(error) = listened else { return };
+            self.hearing
+                .health
+                .listener
+                .went(self.server.clock.now(), &Err::<(), _>(error.clone()));
             tracing::warn!(%error, "the store does not hear other processes; connecting again");
             // Requests wait meanwhile, but not for ever: their bound is the sender's patience.
             tokio::select! {
@@ -160,12 +188,16 @@ impl Loop {
 
     /// Serves one connection until it is cut, or until the store is closed.
     async fn listen(&mut self, session: &Session, driver: &mut Driver) -> Result<()> {
-        let own = driver.drive(self.begin(session)).await?;
+        let (max, moves) = (self.server.answer_max, self.server.moves());
+        let own = in_time(max, driver.drive(session.shared(self.begin(session)))).await?;
+        let mut every = if session.is_pooled() { LOOK_POOLED } else { LOOK };
         // Something may have been said while nobody listened.
         self.hearing.tells.tell(told(READY | DUE | CHANGED));
         let mut tell_at = Instant::now();
-        let mut look_at = Instant::now() + LOOK;
+        let mut look_at = Instant::now() + every;
+        let mut server_at = look_at;
         let mut is_filled = false;
+        let (mut arrivals_at, mut busy_until) = (Instant::now(), Instant::now());
         loop {
             let next = tokio::select! {
                 heard = driver.listen() => Next::Heard(heard?),
@@ -176,6 +208,9 @@ impl Loop {
                 }
                 () = sleep_until(tell_at), if is_filled => Next::Tell,
                 () = sleep_until(look_at) => Next::Look,
+                () = sleep_until(arrivals_at), if !self.nodes.is_empty() => {
+                    Next::LookForArrivals
+                }
             };
             match next {
                 Next::Heard(heard) => {
@@ -185,38 +220,80 @@ impl Loop {
                 }
                 Next::Request(None) => return Ok(()),
                 Next::Request(Some(request)) => {
-                    driver.drive(self.serve(session, request)).await?;
+                    in_time(max, driver.drive(self.serve(session, request))).await?;
                 }
                 Next::Tell => {
                     is_filled = false;
                     let bits = self.hearing.outbox.bits.swap(0, Ordering::SeqCst);
                     tell_at = Instant::now() + TELL_EVERY;
-                    driver.drive(tell(session, bits)).await?;
+                    if !session.is_pooled() {
+                        in_time(max, driver.drive(tell(session, bits))).await?;
+                    }
                 }
                 Next::Look => {
-                    look_at = Instant::now() + LOOK;
-                    driver.drive(self.look(session)).await?;
+                    let with_server = server_at <= Instant::now();
+                    let looking = session.shared(self.look_around(session, with_server));
+                    let is_busy = in_time(max, driver.drive(looking)).await?;
+                    if session.is_pooled() {
+                        every = if is_busy { LOOK_POOLED } else { LOOK_IDLE.min(every * 2) };
+                    }
+                    look_at = Instant::now() + every;
+                    if with_server {
+                        server_at = Instant::now() + LOOK_AT_SERVER;
+                    }
+                    if moves != self.server.moves() {
+                        let why = "the server takes no writes any more".into();
+                        return Err(StoreError::Unreachable { why });
+                    }
+                }
+                Next::LookForArrivals => {
+                    let looking = session.shared(self.have_arrived(session));
+                    if in_time(max, driver.drive(looking)).await? {
+                        busy_until = Instant::now() + BUSY;
+                        self.hearing.tells.tell(told(DUE));
+                    }
+                    let is_busy = Instant::now() < busy_until;
+                    arrivals_at = Instant::now() + if is_busy { LOOK_BUSY } else { LOOK_QUIET };
                 }
             }
         }
     }
 
     /// Takes the locks of the nodes again, and returns who is speaking here.
-    async fn begin(&self, session: &Session) -> Result<i32> {
-        for node in &self.nodes {
-            session.query("SELECT pg_try_advisory_lock($1)", &[&node_lock(*node)]).await?;
+    async fn begin(&mut self, session: &Session) -> Result<i32> {
+        if session.is_pooled() {
+            return Ok(0);
         }
+        self.nodes.values_mut().for_each(|is_held| *is_held = false);
+        self.hold_again(session).await?;
         let rows = session.query("SELECT pg_backend_pid()", &[]).await?;
         Ok(rows.first().map_or(Ok(0), |row| row.try_get(0))?)
     }
 
+    async fn hold_again(&mut self, session: &Session) -> Result<()> {
+        for (node, is_held) in self.nodes.iter_mut().filter(|it| !*it.1) {
+            let taken = session.query(HOLD, &[&node_lock(*node)]).await?;
+            *is_held = taken.first().map_or(Ok(false), |row| row.try_get(0))?;
+        }
+        Ok(())
+    }
+
     async fn serve(&mut self, session: &Session, request: Request) -> Result<()> {
         match request {
+            // The row of the node says that it has no lock.
+            Request::Hold(node, sender) if session.is_pooled() => {
+                self.nodes.insert(node, false);
+                sender.send(Ok(())).ok();
+                Ok(())
+            }
+            Request::Free(node) if session.is_pooled() => {
+                self.nodes.remove(&node);
+                Ok(())
+            }
             Request::Hold(node, sender) => {
-                let sql = "SELECT pg_try_advisory_lock($1)";
-                let taken = session.query(sql, &[&node_lock(node)]).await.map(drop);
+                let taken = session.query(HOLD, &[&node_lock(node)]).await.map(drop);
                 if taken.is_ok() {
-                    self.nodes.insert(node);
+                    self.nodes.insert(node, true);
                 }
                 sender.send(taken.clone()).ok();
                 taken
@@ -229,11 +306,60 @@ impl Loop {
         }
     }
 
-    /// Looks at the time, and whether another process has committed something.
-    async fn look(&mut self, session: &Session) -> Result<()> {
-        self.server.set_clock(session).await?;
-        let rows = session.query(NEWEST, &[]).await?;
+    /// Whether there are jobs that no node has taken in.
+    async fn have_arrived(&mut self, session: &Session) -> Result<bool> {
+        let begun = Instant::now().into_std();
+        let is_guarded = self.hearing.has_many_dead.load(Ordering::Relaxed);
+        let from = self.arrivals.begins(is_guarded, begun);
+        let rows = session.query("SELECT min(job) FROM arrivals WHERE job >= $1", &[&from]).await?;
+        let first: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+        self.arrivals.saw(from, first, (begun, Instant::now().into_std()));
+        Ok(first.is_some())
+    }
+
+    /// Looks at what others have done, now and then at the server too. Says whether anybody has done
+    /// something.
+    async fn look_around(&mut self, session: &Session, with_server: bool) -> Result<bool> {
+        self.hearing.health.listener.begins();
+        let is_busy = self.look(session).await?;
+        if with_server {
+            self.look_at_server(session).await?;
+        }
+        self.hearing.health.listener.went(self.server.clock.now(), &Ok(()));
+        Ok(is_busy)
+    }
+
+    /// Asks the server how it fares.
+    async fn look_at_server(&self, session: &Session) -> Result<()> {
+        let rows = session.query(SERVER, &[]).await?;
         let Some(row) = rows.first() else { return Ok(()) };
+        let number = |place: usize| -> Result<u64> { Ok(rows::key(row.try_get(place)?)) };
+        let small =
+            |place| -> Result<u32> { Ok(u32::try_from(number(place)?).unwrap_or(u32::MAX)) };
+        let found = ServerHealth {
+            at: self.server.clock.now(),
+            dead_rows: number(0)?,
+            snapshot_age: number(1)?,
+            snapshot_age_secs: number(2)?,
+            n_connections: small(3)?,
+            connections_max: small(4)?,
+        };
+        *self.hearing.health.server.lock() = Some(found);
+        Ok(())
+    }
+
+    /// Looks at the time, and whether another process has committed something. Says whether
+    /// anybody has.
+    async fn look(&mut self, session: &Session) -> Result<bool> {
+        if self.clock_at <= Instant::now() {
+            self.clock_at = Instant::now() + LOOK;
+            self.server.set_clock(session).await?;
+        }
+        if !session.is_pooled() {
+            self.hold_again(session).await?;
+        }
+        let rows = session.query(NEWEST, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
         let (newest, n_dead): (Option<i64>, i64) = (row.try_get(0)?, row.try_get(1)?);
         let had_many = self.hearing.has_many_dead.load(Ordering::Relaxed);
         let has_many = if had_many { MANY_DEAD / 2 < n_dead } else { MANY_DEAD < n_dead };
@@ -243,10 +369,23 @@ impl Loop {
         if newest != self.newest && ours < newest {
             self.hearing.tells.tell(told(READY | DUE | CHANGED));
         }
+        let is_busy = newest != self.newest;
         self.newest = newest;
-        Ok(())
+        Ok(is_busy)
     }
 }
+
+/// Dead rows, the oldest snapshot, and connections. What the role may not see does not count.
+const SERVER: &str = "SELECT \
+     coalesce((SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables \
+     WHERE schemaname = 'taskloom' AND relname = 'hot'), 0), \
+     coalesce(max(age(backend_xmin))::bigint, 0), \
+     coalesce((array_agg(extract(epoch FROM clock_timestamp() - xact_start)::bigint \
+     ORDER BY age(backend_xmin) DESC NULLS LAST))[1], 0), \
+     count(*) FILTER (WHERE backend_type = 'client backend'), \
+     (current_setting('max_connections')::bigint \
+     - current_setting('superuser_reserved_connections')::bigint) \
+     FROM pg_stat_activity";
 
 async fn tell(session: &Session, bits: u8) -> Result<()> {
     if bits == 0 {

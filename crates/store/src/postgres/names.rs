@@ -35,7 +35,7 @@ const POLICIES_RECENT: usize = 16;
 const POLICIES_KEPT: usize = 1_000;
 
 pub(super) const NEW_LANES: &str = "SELECT id, queue, task FROM lanes WHERE id > $1 ORDER BY id";
-const LOCK_LANES: &str = "BEGIN; LOCK TABLE lanes IN SHARE ROW EXCLUSIVE MODE";
+const LOCK_LANES: &str = "LOCK TABLE lanes IN SHARE ROW EXCLUSIVE MODE";
 const ADD_LANES: &str = "INSERT INTO lanes (id, queue, task) \
      SELECT (SELECT coalesce(max(id), 0) FROM lanes) + (row_number() OVER (ORDER BY queue, task))::int, \
      queue, task FROM (SELECT DISTINCT queue, task FROM unnest($1::text[], $2::text[]) \
@@ -134,9 +134,11 @@ impl Names {
         }
         let queues: Vec<&str> = new.iter().map(|it| &*it.queue).collect();
         let tasks: Vec<&str> = new.iter().map(|it| &*it.task).collect();
+        session.prepare(&[ADD_LANES]).await?;
+        session.begin().await?;
         session.batch(LOCK_LANES).await?;
         session.execute(ADD_LANES, &[&queues, &tasks]).await?;
-        session.batch("COMMIT").await?;
+        session.end("COMMIT").await?;
         self.read_lanes(session).await
     }
 

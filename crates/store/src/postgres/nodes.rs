@@ -2,8 +2,9 @@
 //!
 //! A node holds an advisory lock on a connection of its process, which the server frees when that
 //! connection ends. A lock that can be taken and a heartbeat older than [`SILENCE`] are proof of
-//! death, so its jobs are rescued at once. Without proof [`LEASE`] decides; the fence keeps a node
-//! that was taken for dead from doing harm.
+//! death, so its jobs are rescued at once, unless all had lost the server: therefore a node judges
+//! only those whose silence it has seen itself ([`Judge`]). Without proof [`LEASE`] decides; the
+//! fence keeps a node that was taken for dead from doing harm.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::open::node_lock;
 use super::rows::{big, clean, key};
 use super::session::Params;
 use super::tx::{Left, Tx};
-use crate::{Answer, Beat, NewNode, ProgressView, Rescued};
+use crate::{Answer, Beat, Judge, NewNode, ProgressView, Rescued};
 
 /// How long a lease lasts without a heartbeat, when there is no proof of death.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -44,11 +45,12 @@ impl Ask for Register {
     type Answer = NodeId;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<NodeId> {
-        let sql = "INSERT INTO nodes (id, name, pid, started, heartbeat, tasks) \
-             VALUES ($1, $2, $3, $4, $4, $5)";
+        let sql = "INSERT INTO nodes (id, name, pid, started, heartbeat, tasks, has_lock) \
+             VALUES ($1, $2, $3, $4, $4, $5, $6)";
         let tasks = serde_json::to_string(&self.node.tasks).expect("names are plain data");
         let (id, now, pid) = (big(self.id.0), tx.now.as_millis(), i64::from(self.node.pid));
-        tx.query(sql, &[&id, &clean(&self.node.name), &pid, &now, &tasks]).await?;
+        let has_lock = !tx.session.is_pooled();
+        tx.query(sql, &[&id, &clean(&self.node.name), &pid, &now, &tasks, &has_lock]).await?;
         tx.tally.told.changed = true;
         Ok(self.id)
     }
@@ -128,10 +130,10 @@ impl Heartbeat {
 }
 
 pub(super) struct Rescue {
-    pub(super) asking: Option<NodeId>,
+    pub(super) judge: Judge,
 }
 
-const ALL_NODES: &str = "SELECT id, name, heartbeat FROM nodes ORDER BY id";
+const ALL_NODES: &str = "SELECT id, name, heartbeat, has_lock FROM nodes ORDER BY id";
 /// Locks a node whose heartbeat is still the one that was read; another rescuer has it otherwise.
 const LOCK_NODE: &str = "SELECT id FROM nodes WHERE id = $1 AND heartbeat = $2 \
      FOR UPDATE SKIP LOCKED";
@@ -146,7 +148,11 @@ impl Ask for Rescue {
             let (id, heartbeat): (i64, i64) = (row.try_get(0)?, row.try_get(2)?);
             let node = NodeId(key(id));
             let silent = tx.now.since(Time::from_millis(heartbeat));
-            if Some(node) == self.asking || silent < SILENCE {
+            if !self.judge.suspects(node) || silent < SILENCE {
+                continue;
+            }
+            let has_lock: bool = row.try_get(3)?;
+            if silent < LEASE && !has_lock {
                 continue;
             }
             if silent < LEASE {

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use taskloom_model::{NodeId, Time};
-use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode};
 
+use super::address::Target;
+use super::pooled::{Kind, Setup};
 use super::read::READ_MAX_SECS;
 use super::rows::big;
 use super::session::{Driver, Session};
@@ -22,22 +22,33 @@ pub struct PostgresOptions {
     pub payload_max: usize,
     /// Where the time comes from, for tests. `None`: from the server, the same for every process.
     pub clock: Option<Arc<dyn Clock>>,
+    /// How long the server may take for one transaction or one read, connecting included. Then its
+    /// connection is given up, and the calls are refused as [`StoreError::Unreachable`]. A call
+    /// that waits behind another one is answered within twice this time.
+    pub answer_max: Duration,
 }
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        PostgresOptions { payload_max: PAYLOAD_MAX, clock: None }
+        PostgresOptions { payload_max: PAYLOAD_MAX, clock: None, answer_max: ANSWER_MAX }
     }
 }
 
+/// Less than a lease, so that a node that lost its server gives its next sign of life in time.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// How long one host may take until a connection to it stands.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
 /// The migrations, oldest first; the version of a schema is how many of them it has seen.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[concat!(include_str!("schema.sql"), include_str!("submit.sql"))];
 
 /// The oldest server that this is tested with.
 const SERVER_VERSION_MIN: i32 = 150_000;
 
 // Advisory locks of one bigint: the upper half says what for.
-const LOCK_MIGRATE: i64 = 0x546B_6C31 << 32;
+pub(super) const LOCK_MIGRATE: i64 = 0x546B_6C31 << 32;
 const LOCK_NODE: i64 = 0x546B_6C32 << 32;
 pub(super) const LOCK_WRITER: i64 = 0x546B_6C33 << 32;
 
@@ -48,12 +59,23 @@ pub(super) fn node_lock(node: NodeId) -> i64 {
 
 /// What all sessions have in common. Every statement of ours finds its rows by a key, and has a
 /// plan for that which no statistics can spoil.
-const SETTINGS: &str = "SET search_path = taskloom; SET plan_cache_mode = force_generic_plan; \
-     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-     SET jit = off; SET client_min_messages = warning; \
-     SET default_transaction_isolation = 'read committed'; \
-     SELECT set_config('synchronous_commit', 'on', false) \
-     WHERE current_setting('synchronous_commit') = 'off'; ";
+const SETTINGS: [(&str, &str); 10] = [
+    ("search_path", "taskloom"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_memoize", "off"),
+    ("enable_material", "off"),
+    ("jit", "off"),
+    ("client_min_messages", "warning"),
+    ("default_transaction_isolation", "read committed"),
+];
+
+fn setup(kind: Kind, more: &[(&'static str, String)]) -> Setup {
+    let common = SETTINGS.iter().map(|it| (it.0, it.1.to_owned()));
+    Setup { settings: common.chain(more.iter().cloned()).collect(), kind }
+}
 
 /// Where the time comes from.
 #[derive(Debug)]
@@ -86,9 +108,19 @@ impl ServerClock {
 /// The server, and what never changes about the store in it.
 #[derive(Debug)]
 pub(super) struct Server {
-    config: Config,
+    target: Target,
     pub(super) salt: u32,
     pub(super) clock: ServerClock,
+    pub(super) answer_max: Duration,
+    /// Grows when a server was found to take no writes any more: another host may be the one that
+    /// does, so every connection is made anew.
+    moves: AtomicU64,
+}
+
+impl Clock for Server {
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
 }
 
 /// A session that writes.
@@ -99,48 +131,83 @@ pub(super) struct Opened {
 }
 
 impl Server {
-    /// Connects, and makes or updates the schema.
-    pub(super) async fn open(url: &str, options: &PostgresOptions) -> Result<Server> {
-        let config = configure(url)?;
+    /// A server that nobody has connected to.
+    pub(super) fn unopened(url: &str, options: &PostgresOptions) -> Result<Server> {
+        let target = Target::parse(url)?;
         let clock = ServerClock {
             given: options.clock.clone(),
             origin: Instant::now(),
             at_origin: AtomicI64::new(0),
         };
-        let mut server = Server { config, salt: 0, clock };
-        let (session, mut driver) = Session::connect(&server.config, "").await?;
-        let address = server.address();
+        let answer_max = options.answer_max;
+        Ok(Server { target, salt: 0, clock, answer_max, moves: AtomicU64::new(0) })
+    }
+
+    /// Connects, and makes or updates the schema.
+    pub(super) async fn open(url: &str, options: &PostgresOptions) -> Result<Server> {
+        let mut server = Server::unopened(url, options)?;
         let opening = async {
-            server.clock.read(&session).await?;
-            migrate(&session, &address, server.clock.now()).await
+            let (session, mut driver) = server.plain().await?;
+            let address = server.address();
+            let opening = async {
+                if let Some(mark) = server.target.mark {
+                    check_no_pooler(&session, mark).await?;
+                }
+                server.clock.read(&session).await?;
+                migrate(&session, &address, server.clock.now()).await
+            };
+            driver.drive(opening).await
         };
-        server.salt = driver.drive(opening).await?;
+        server.salt = in_time(server.answer_max, opening).await?;
         Ok(server)
+    }
+
+    /// A session as the server gives it, for whom the schema may be missing.
+    pub(super) async fn plain(&self) -> Result<(Session, Driver)> {
+        self.connect(&Setup::default()).await
+    }
+
+    /// A connection to the first host that answers and is of the kind that is asked for.
+    async fn connect(&self, setup: &Setup) -> Result<(Session, Driver)> {
+        let mut failed = None;
+        for config in &self.target.hosts {
+            match in_time(CONNECT_MAX, Session::connect(config, (&self.target, setup))).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| StoreError::Unreachable { why: "no host is named".into() }))
+    }
+
+    /// How often the server was found to take no writes: a connection that was made before the
+    /// last time is given up.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn has_moved(&self) {
+        self.moves.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Where the store lies, for people, without what is secret.
     pub(super) fn address(&self) -> String {
-        let host = match self.config.get_hosts().first() {
-            Some(Host::Tcp(name)) => name.clone(),
-            #[cfg(unix)]
-            Some(Host::Unix(folder)) => folder.display().to_string(),
-            None => String::new(),
-        };
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("");
-        format!("postgres://{host}:{port}/{database}")
+        self.target.address()
     }
 
     /// A session for a lane, with a writer of its own.
     pub(super) async fn writer(&self) -> Result<Opened> {
-        let settings = format!(
-            "{SETTINGS} SET enable_bitmapscan = off; SET statement_timeout = '60s'; \
-             SET lock_timeout = '{LOCK_MAX_SECS}s'; \
-             SET idle_in_transaction_session_timeout = '30s'"
-        );
-        let (session, mut driver) = Session::connect(&self.config, &settings).await?;
+        let more = [
+            ("enable_bitmapscan", "off".to_owned()),
+            ("statement_timeout", format!("{}ms", self.answer_max.as_millis())),
+            ("lock_timeout", format!("{LOCK_MAX_SECS}s")),
+            ("idle_in_transaction_session_timeout", "30s".to_owned()),
+        ];
+        let (session, mut driver) = self.connect(&setup(Kind::Write, &more)).await?;
         let taking = async {
             self.clock.read(&session).await?;
+            if session.is_pooled() {
+                return Ok(0);
+            }
             // The first free one; taking it stops the search.
             let sql = "SELECT n::smallint FROM generate_series(1, 30000) AS n \
                  WHERE pg_try_advisory_lock($1::bigint + n) LIMIT 1";
@@ -155,21 +222,27 @@ impl Server {
 
     /// A session that only reads, each statement for a bounded time.
     pub(super) async fn reader(&self) -> Result<(Session, Driver)> {
-        let settings = format!(
-            "{SETTINGS} SET statement_timeout = '{READ_MAX_SECS}s'; \
-             SET default_transaction_read_only = on"
-        );
-        Session::connect(&self.config, &settings).await
+        let more = [
+            ("statement_timeout", format!("{READ_MAX_SECS}s")),
+            ("default_transaction_read_only", "on".to_owned()),
+        ];
+        self.connect(&setup(Kind::Read, &more)).await
     }
 
     /// A session that listens, tells others, and holds the locks of nodes.
     pub(super) async fn listener(&self) -> Result<(Session, Driver)> {
         // What it commits is notices: they need not survive a crash.
-        let settings = format!(
-            "{SETTINGS} SET synchronous_commit = off; SET statement_timeout = '5s'; \
-             LISTEN taskloom"
-        );
-        Session::connect(&self.config, &settings).await
+        let more =
+            [("synchronous_commit", "off".to_owned()), ("statement_timeout", "5s".to_owned())];
+        self.connect(&setup(Kind::Listen, &more)).await
+    }
+
+    /// A session that does whatever is asked, and is none of a node's.
+    #[cfg(feature = "torture")]
+    pub(super) async fn stranger(&self) -> Result<(Session, Driver)> {
+        let settings = [("application_name", "taskloom torture"), ("search_path", "taskloom")];
+        let settings = settings.iter().map(|it| (it.0, it.1.to_owned())).collect();
+        self.connect(&Setup { settings, kind: Kind::Open }).await
     }
 
     /// Reads the server's time anew: clocks drift.
@@ -181,28 +254,20 @@ impl Server {
     }
 }
 
-fn configure(url: &str) -> Result<Config> {
-    let mut config: Config =
-        url.parse().map_err(|_| StoreError::Url { url: without_password(url) })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        let why = "this build has no TLS, which sslmode=require asks for; use a Unix socket, a \
-                   tunnel, or sslmode=prefer in a trusted network";
-        return Err(StoreError::Denied { why: why.into() });
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("taskloom");
-    }
-    config.keepalives_idle(Duration::from_secs(30));
-    config.tcp_user_timeout(Duration::from_secs(30));
-    Ok(config)
+/// Whether the setting that the connection was made with came through. PgBouncer keeps it back, or
+/// refuses it.
+async fn check_no_pooler(session: &Session, (name, value): (&str, &str)) -> Result<()> {
+    let sql = "SELECT current_setting($1)";
+    let rows = session.query(sql, &[&name]).await?;
+    let found: String = rows.first().map_or(Ok(String::new()), |row| row.try_get(0))?;
+    if found == value { Ok(()) } else { Err(StoreError::Pooler) }
 }
 
-/// An address without what stands between `:` and `@`.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "(not a URL)".into() };
-    let Some((user, place)) = rest.rsplit_once('@') else { return url.to_owned() };
-    let user = user.split(':').next().unwrap_or("");
-    format!("{scheme}://{user}@{place}")
+/// Waits for `work`, at most `max`.
+pub(super) async fn in_time<T>(max: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let why = || format!("it does not answer within {} s", max.as_secs_f32());
+    let late = |_| StoreError::Unreachable { why: why() };
+    tokio::time::timeout(max, work).await.map_err(late)?
 }
 
 /// Brings the schema to the version of this program, and returns the salt of the store.
@@ -216,8 +281,8 @@ async fn migrate(session: &Session, address: &str, now: Time) -> Result<u32> {
     if let Some(salt) = look(session, address).await? {
         return Ok(salt);
     }
-    let lock = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_MIGRATE})");
-    session.batch(&lock).await?;
+    session.begin().await?;
+    session.batch(&format!("SELECT pg_advisory_xact_lock({LOCK_MIGRATE})")).await?;
     // Another process may have done it meanwhile.
     let found = found_version(session, address).await?;
     if found.is_none() {
@@ -233,9 +298,10 @@ async fn migrate(session: &Session, address: &str, now: Time) -> Result<u32> {
     let put = format!(
         "INSERT INTO meta (name, value) VALUES ('salt', {salt}), ('created', {created}), \
          ('events_from', 0), ('version', 0) ON CONFLICT DO NOTHING; \
-         UPDATE meta SET value = {known} WHERE name = 'version'; COMMIT"
+         UPDATE meta SET value = {known} WHERE name = 'version'"
     );
     session.batch(&put).await?;
+    session.end("COMMIT").await?;
     let missing = StoreError::Foreign { path: PathBuf::from(address) };
     look(session, address).await?.ok_or(missing)
 }
@@ -245,7 +311,7 @@ fn first_four(bytes: [u8; 16]) -> [u8; 4] {
     [a, b, c, d]
 }
 
-fn known_version() -> i64 {
+pub(super) fn known_version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
@@ -260,7 +326,7 @@ async fn look(session: &Session, address: &str) -> Result<Option<u32>> {
 }
 
 /// The version of the schema; `None` when there is none yet.
-async fn found_version(session: &Session, address: &str) -> Result<Option<i64>> {
+pub(super) async fn found_version(session: &Session, address: &str) -> Result<Option<i64>> {
     let path = || PathBuf::from(address);
     let sql = "SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n \
          ON n.oid = c.relnamespace WHERE n.nspname = 'taskloom'), \
@@ -283,21 +349,4 @@ async fn found_version(session: &Session, address: &str) -> Result<Option<i64>> 
         return Err(StoreError::NewerSchema { path: path(), found, known });
     }
     Ok(Some(found))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_is_not_shown() {
-        let shown = without_password("postgres://me:p@ss@host/db");
-        assert_eq!(shown, "postgres://me@host/db");
-    }
-
-    #[test]
-    fn tls_that_is_required_is_refused_and_not_left_out() {
-        let refused = configure("postgres://host/db?sslmode=require").unwrap_err();
-        assert_eq!(refused.code(), "store.denied");
-    }
 }

@@ -19,14 +19,16 @@ pub(super) const READ_MAX_SECS: u64 = 2;
 
 /// One statement, so that a job that moves meanwhile is seen in one place. Begins as
 /// [`rows::LOAD_HOT`].
-const VIEWS: &str = "SELECT h.job, h.fence, h.at, h.node, h.started, h.lane, h.attempts, \
+pub(super) const VIEWS: &str = "SELECT h.job, h.fence, h.at, h.node, h.started, h.lane, h.attempts, \
      h.crashes, h.snoozes, h.n_unfinished, h.rank, h.state, h.flags, \
      j.created, p.body, j.extra, h.progress, j.job, j.rank, j.args, l.queue, l.task, \
      e.at, e.fence, e.node, e.started, e.attempts, e.crashes, e.snoozes, e.state, e.result, \
      e.error, \
      (SELECT a.error FROM attempts a WHERE a.job = j.job ORDER BY a.fence DESC LIMIT 1) \
-     FROM jobs j JOIN lanes l ON l.id = j.lane JOIN policies p ON p.id = j.policy \
-     LEFT JOIN hot h ON h.job = j.job LEFT JOIN ended e ON e.job = j.job WHERE j.job = ANY($1)";
+     FROM unnest($1::bigint[]) AS u(job) \
+     CROSS JOIN LATERAL (SELECT * FROM jobs WHERE job = u.job OFFSET 0) AS j \
+     JOIN lanes l ON l.id = j.lane JOIN policies p ON p.id = j.policy \
+     LEFT JOIN hot h ON h.job = u.job LEFT JOIN ended e ON e.job = u.job";
 
 pub(super) async fn get(reader: &Reader, ids: &[JobId]) -> Result<Vec<Option<JobView>>> {
     let keys = ids.iter().filter(|it| it.salt() == reader.salt).map(|it| it.key()).collect();
@@ -145,9 +147,11 @@ fn fill(row: &Row, view: &mut JobView, (state, started): (&State, Time)) -> Resu
     Ok(())
 }
 
-const SCAN_ALL: &str = "SELECT job FROM jobs WHERE job < $1 ORDER BY job DESC LIMIT $2";
-const SCAN_STATES: &str = "SELECT job FROM hot WHERE job < $1 AND state = ANY($3) UNION ALL \
-     SELECT job FROM ended WHERE job < $1 AND state <> 5 AND state = ANY($4) \
+pub(super) const SCAN_ALL: &str = "SELECT job FROM jobs WHERE job < $1 ORDER BY job DESC LIMIT $2";
+pub(super) const SCAN_STATES: &str = "(SELECT job FROM hot WHERE job < $1 AND state = ANY($3) \
+     ORDER BY job DESC LIMIT $2) UNION ALL \
+     (SELECT e.job FROM unnest($4::smallint[]) AS s(state) CROSS JOIN LATERAL (SELECT job FROM ended \
+     WHERE job < $1 AND state <> 5 AND state = s.state ORDER BY job DESC LIMIT $2) AS e) \
      ORDER BY 1 DESC LIMIT $2";
 /// How many jobs are looked at in one statement.
 const CHUNK_MAX: usize = 1_000;
@@ -192,7 +196,10 @@ async fn scan(
     let rows = if states.is_empty() || states.iter().any(walks) {
         reader.session.query(SCAN_ALL, &[&before, &n]).await?
     } else {
-        let hot: Vec<i16> = states.iter().map(|it| code(state_code(*it))).collect();
+        let mut hot: Vec<i16> = states.iter().map(|it| code(state_code(*it))).collect();
+        // Each is looked for by itself.
+        hot.sort_unstable();
+        hot.dedup();
         // A failed job carries its reason in tens.
         let ended: Vec<i16> = hot.iter().flat_map(|it| [*it, it + 10, it + 20, it + 30]).collect();
         reader.session.query(SCAN_STATES, &[&before, &n, &hot, &ended]).await?
@@ -207,7 +214,7 @@ fn fits(filter: &Filter, view: &JobView) -> bool {
         && filter.key.as_deref().is_none_or(|it| Some(it) == view.key.as_deref())
 }
 
-const ATTEMPTS: &str = "SELECT fence, attempt, node, started, ended, outcome, error \
+pub(super) const ATTEMPTS: &str = "SELECT fence, attempt, node, started, ended, outcome, error \
      FROM attempts WHERE job = $1 UNION ALL \
      SELECT fence, attempts + (outcome = 6)::int, node, started, at, outcome, error FROM ended \
      WHERE job = $1 AND node IS NOT NULL ORDER BY 1";
@@ -232,7 +239,7 @@ pub(super) async fn attempts(reader: &Reader, id: JobId) -> Result<Vec<AttemptVi
     rows.iter().map(attempt).collect()
 }
 
-const LOGS: &str = "SELECT fence, at, level, text FROM logs WHERE job = $1 \
+pub(super) const LOGS: &str = "SELECT fence, at, level, text FROM logs WHERE job = $1 \
      ORDER BY n DESC LIMIT $2";
 
 pub(super) async fn logs(reader: &Reader, id: JobId, limit: usize) -> Result<Vec<LogView>> {
@@ -252,9 +259,11 @@ pub(super) async fn logs(reader: &Reader, id: JobId, limit: usize) -> Result<Vec
 }
 
 const COUNTS: &str = "SELECT l.queue, l.task, c.state, c.n FROM \
-     (SELECT lane, state, sum(n)::bigint AS n FROM counts GROUP BY lane, state) AS c \
+     (SELECT lane, state, sum(n)::bigint AS n FROM (SELECT lane, state, n FROM counts UNION ALL \
+     SELECT lane, 0::smallint, count(*) FROM arrivals GROUP BY lane) AS i GROUP BY lane, state) AS c \
      JOIN lanes l ON l.id = c.lane WHERE c.n > 0";
 
+/// Jobs by lane and state. Those that have just arrived count as delayed.
 pub(super) async fn counts(reader: &Reader) -> Result<Vec<Count>> {
     let rows = reader.session.query(COUNTS, &[]).await?;
     let number = |row: &Row| -> Result<Count> {
@@ -285,15 +294,22 @@ pub(super) async fn nodes(reader: &Reader) -> Result<Vec<NodeView>> {
     rows.iter().map(node).collect()
 }
 
-const PRUNABLE: &str = "SELECT job FROM ended WHERE at < greatest($1::bigint, $2::bigint) \
-     AND at < CASE WHEN state % 10 = 6 THEN $1::bigint ELSE $2::bigint END \
-     ORDER BY job LIMIT $3";
+const OLD_JOBS: &str = "SELECT old_jobs($1, $2, $3, $4)";
 
-/// The keys of ended jobs that may be forgotten; found on a reader, so that the lane only deletes.
-pub(super) async fn prunable(reader: &Reader, prune: &Prune) -> Result<Vec<u64>> {
-    let failed = prune.failed_before.as_millis();
-    let succeeded = prune.succeeded_before.as_millis();
-    let limit = big(prune.limit as u64);
-    let rows = reader.session.query(PRUNABLE, &[&failed, &succeeded, &limit]).await?;
-    rows.iter().map(|row| Ok(key(row.try_get(0)?))).collect()
+/// The keys of ended jobs in these parts that may be forgotten; found on a reader, so that the lane
+/// only deletes.
+pub(super) async fn prunable(reader: &Reader, prune: &Prune, parts: &[String]) -> Result<Vec<u64>> {
+    let (succeeded, failed) = (prune.succeeded_before.as_millis(), prune.failed_before.as_millis());
+    let mut keys = Vec::new();
+    for part in parts {
+        let room = big(prune.limit.saturating_sub(keys.len()) as u64);
+        if room == 0 {
+            break;
+        }
+        for row in reader.session.query(OLD_JOBS, &[part, &succeeded, &failed, &room]).await? {
+            keys.push(key(row.try_get(0)?));
+        }
+    }
+    keys.sort_unstable();
+    Ok(keys)
 }

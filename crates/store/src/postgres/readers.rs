@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
 use tokio::runtime::{Builder, Runtime};
@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::Result;
 use super::lane::Hearing;
 use super::names::{Lane, Names};
-use super::open::Server;
+use super::open::{Server, in_time};
 use super::session::{Driver, Session};
 use crate::StoreError;
 use crate::inbox::{Arrived, Inbox};
@@ -46,11 +46,40 @@ impl Reader {
     }
 }
 
-/// Does a read and answers it. Says whether the connection may be used again.
-type Read = Box<dyn FnOnce(Result<Rc<Reader>>) -> LocalBoxFuture<'static, Result<()>> + Send>;
+/// A read that waits for its answer.
+trait Work: Send {
+    fn read(&mut self, reader: Rc<Reader>) -> LocalBoxFuture<'_, Result<()>>;
+    fn answer(self: Box<Self>, went: Result<()>);
+}
+
+type Ask<T> = Box<dyn Fn(Rc<Reader>) -> LocalBoxFuture<'static, Result<T>> + Send>;
+
+struct Asked<T> {
+    ask: Ask<T>,
+    answer: Option<T>,
+    sender: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send + 'static> Work for Asked<T> {
+    fn read(&mut self, reader: Rc<Reader>) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.answer = Some((self.ask)(reader).await?);
+            Ok(())
+        })
+    }
+
+    fn answer(self: Box<Self>, went: Result<()>) {
+        let Asked { answer, sender, .. } = *self;
+        // Nobody may be waiting any more.
+        sender.send(went.and_then(|()| answer.ok_or(StoreError::Closed))).ok();
+    }
+}
 
 struct Call {
-    read: Read,
+    work: Box<dyn Work>,
+    /// When the caller began to wait, and how long the read may take.
+    asked: Instant,
+    max: Duration,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -58,13 +87,15 @@ pub(super) struct Readers {
     calls: Arc<Inbox<Call>>,
     room: Arc<Semaphore>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    answer_max: Duration,
 }
 
 impl Readers {
     pub(super) fn start(server: &Arc<Server>, hearing: &Arc<Hearing>) -> Result<Readers> {
         let calls = Arc::new(Inbox::new());
         let room = Arc::new(Semaphore::new(READS_MAX));
-        let mut readers = Readers { calls, room, threads: Vec::new() };
+        let mut readers =
+            Readers { calls, room, threads: Vec::new(), answer_max: server.answer_max };
         let cant = |error: std::io::Error| StoreError::Unreachable { why: error.to_string() };
         for _ in 0..READERS {
             let inbox = Arc::clone(&readers.calls);
@@ -79,26 +110,25 @@ impl Readers {
         Ok(readers)
     }
 
-    /// Does `read` on one of the connections.
+    /// Does `read` on one of the connections; again on another when the first was cut.
     pub(super) async fn call<T: Send + 'static>(
         &self,
-        read: impl FnOnce(Rc<Reader>) -> LocalBoxFuture<'static, Result<T>> + Send + 'static,
+        read: impl Fn(Rc<Reader>) -> LocalBoxFuture<'static, Result<T>> + Send + 'static,
     ) -> Result<T> {
+        self.call_within(self.answer_max, read).await
+    }
+
+    /// Does `read`, which may take as long as `max`.
+    pub(super) async fn call_within<T: Send + 'static>(
+        &self,
+        max: Duration,
+        read: impl Fn(Rc<Reader>) -> LocalBoxFuture<'static, Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let asked = Instant::now();
         let (sender, receiver) = oneshot::channel();
-        let read: Read = Box::new(move |reader| {
-            Box::pin(async move {
-                let answer = match reader {
-                    Ok(reader) => read(reader).await,
-                    Err(error) => Err(error),
-                };
-                let went = answer.as_ref().map(|_| ()).map_err(Clone::clone);
-                // Nobody may be waiting any more.
-                sender.send(answer).ok();
-                went
-            })
-        });
+        let work = Box::new(Asked { ask: Box::new(read), answer: None, sender });
         let permit = Arc::clone(&self.room).acquire_owned().await.ok();
-        let put = self.calls.put(Call { read, _permit: permit });
+        let put = self.calls.put(Call { work, asked, max, _permit: permit });
         put.map_err(|_| StoreError::Closed)?;
         receiver.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -118,7 +148,14 @@ struct Loop {
     server: Arc<Server>,
     hearing: Arc<Hearing>,
     inbox: Arc<Inbox<Call>>,
-    line: Option<(Rc<Reader>, Driver)>,
+    line: Option<Line>,
+}
+
+/// A connection, and when it was made: see [`Server::moves`].
+struct Line {
+    reader: Rc<Reader>,
+    driver: Driver,
+    moves: u64,
 }
 
 impl Loop {
@@ -130,46 +167,65 @@ impl Loop {
                 Arrived::Nothing => continue,
                 Arrived::Closed => return,
             }
-            for call in calls.drain(..) {
-                let went =
-                    Self::read(&self.runtime, (&self.server, &self.hearing), &mut self.line, call);
+            for mut call in calls.drain(..) {
+                let went = self.read(&mut call);
                 if matches!(went, Err(StoreError::Unreachable { .. })) {
                     self.line = None;
                 }
+                call.work.answer(went);
             }
         }
     }
 
-    fn read(
-        runtime: &Runtime,
-        (server, hearing): (&Arc<Server>, &Arc<Hearing>),
-        line: &mut Option<(Rc<Reader>, Driver)>,
-        call: Call,
-    ) -> Result<()> {
-        runtime.block_on(async {
-            // A connection that was cut while it was idle is not used.
-            if let Some((_, driver)) = line {
-                let looked = driver.drive(async {
-                    tokio::task::yield_now().await;
-                    Ok(())
-                });
-                if looked.await.is_err() {
-                    *line = None;
+    fn read(&mut self, call: &mut Call) -> Result<()> {
+        let max = self.server.answer_max;
+        if max < call.asked.elapsed() {
+            let why = format!("the read waited over {} s for its turn", max.as_secs_f32());
+            return Err(StoreError::Unreachable { why });
+        }
+        let (server, line) = (&self.server, &mut self.line);
+        let reading = async {
+            // One that was cut while it was idle, or is cut now, is no reason to refuse.
+            if line.is_some() {
+                let went = read_on((server, &self.hearing), line, &mut *call.work).await;
+                if !matches!(went, Err(StoreError::Unreachable { .. })) {
+                    return went;
                 }
+                *line = None;
             }
-            if line.is_none() {
-                match server.reader().await {
-                    Ok((session, driver)) => {
-                        let (salt, hearing) = (server.salt, Arc::clone(hearing));
-                        let names = RefCell::default();
-                        *line = Some((Rc::new(Reader { session, salt, hearing, names }), driver));
-                    }
-                    Err(error) => return (call.read)(Err(error)).await,
-                }
-            }
-            let Some((reader, driver)) = line else { return Err(StoreError::Closed) };
-            let reading = (call.read)(Ok(Rc::clone(reader)));
-            driver.drive(reading).await
-        })
+            read_on((server, &self.hearing), line, &mut *call.work).await
+        };
+        self.runtime.block_on(in_time(call.max, reading))
     }
+}
+
+async fn read_on(
+    server: (&Arc<Server>, &Arc<Hearing>),
+    line: &mut Option<Line>,
+    work: &mut dyn Work,
+) -> Result<()> {
+    let line = in_time(server.0.answer_max, connect(server, line)).await?;
+    let reader = Rc::clone(&line.reader);
+    let reading = line.reader.session.shared(work.read(reader));
+    line.driver.drive(reading).await
+}
+
+/// The connection, made anew when it was cut while it was idle.
+async fn connect<'l>(
+    (server, hearing): (&Arc<Server>, &Arc<Hearing>),
+    line: &'l mut Option<Line>,
+) -> Result<&'l mut Line> {
+    if let Some(it) = line
+        && (!it.driver.is_alive().await || it.moves != server.moves())
+    {
+        *line = None;
+    }
+    if line.is_none() {
+        let moves = server.moves();
+        let (session, driver) = server.reader().await?;
+        let (salt, hearing) = (server.salt, Arc::clone(hearing));
+        let reader = Rc::new(Reader { session, salt, hearing, names: RefCell::default() });
+        *line = Some(Line { reader, driver, moves });
+    }
+    line.as_mut().ok_or(StoreError::Closed)
 }

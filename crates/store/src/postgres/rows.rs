@@ -17,6 +17,12 @@ pub(super) const AWAITED: i16 = 4;
 /// `hot.flags`: somebody wants it to end.
 pub(super) const CANCEL: i16 = 8;
 
+/// Whether a row that begins as [`LOAD_HOT`] is of a job among the `arrivals`: its flags are below
+/// zero, which keeps it out of the index of those that somebody wants to end.
+pub(super) fn has_just_arrived(row: &Row) -> Result<bool> {
+    Ok(row.try_get::<_, i16>(12)? < 0)
+}
+
 /// Where the row of a job stands in the database, as of the last write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
@@ -96,19 +102,30 @@ pub(super) fn clean(text: &str) -> std::borrow::Cow<'_, str> {
 /// The unfinished ones of some jobs, locked in the order of their keys.
 pub(super) const LOAD_HOT: &str = "SELECT h.job, h.fence, h.at, h.node, h.started, h.lane, h.attempts, \
      h.crashes, h.snoozes, h.n_unfinished, h.rank, h.state, h.flags, j.created, j.policy, j.extra \
-     FROM hot h JOIN jobs j ON j.job = h.job WHERE h.job = ANY($1) ORDER BY h.job FOR UPDATE OF h";
-/// The ended ones.
+     FROM hot h CROSS JOIN LATERAL \
+     (SELECT created, policy, extra FROM jobs WHERE job = h.job OFFSET 0) AS j \
+     WHERE h.job = ANY($1) ORDER BY h.job FOR UPDATE OF h";
+/// The ended ones. Keys that stand in a table of their own are looked up one after the other, each
+/// in its own part: `job = ANY($1)` would look for all of them in all parts. `OFFSET 0`, as a lock
+/// does, keeps the planner from another order.
 pub(super) const LOAD_ENDED: &str = "SELECT e.job, e.fence, e.attempts, e.crashes, e.snoozes, \
      e.state, j.lane, j.rank, j.created, j.policy, j.extra \
-     FROM ended e JOIN jobs j ON j.job = e.job WHERE e.job = ANY($1) ORDER BY e.job FOR UPDATE OF e";
+     FROM unnest($1::bigint[]) AS u(job) CROSS JOIN LATERAL \
+     (SELECT * FROM ended WHERE job = u.job FOR UPDATE) AS e CROSS JOIN LATERAL \
+     (SELECT lane, rank, created, policy, extra FROM jobs WHERE job = u.job OFFSET 0) AS j";
 /// The jobs that wait for some, which wait for them no more.
 pub(super) const TAKE_DEPENDENTS: &str = "WITH gone AS \
      (DELETE FROM dependencies WHERE on_job = ANY($1) RETURNING on_job, job) \
      SELECT on_job, job FROM gone ORDER BY on_job, job";
 
-/// Where an unfinished job is, from a row that begins as [`LOAD_HOT`].
+/// Where an unfinished job is, from a row that begins as [`LOAD_HOT`]. One that has just arrived
+/// counts as delayed.
 pub(super) fn standing(row: &Row) -> Result<(State, Life, Time)> {
     let at = || -> Result<Time> {
+        if has_just_arrived(row)? {
+            let created: i64 = row.try_get(13)?;
+            return Ok(extra(row, 15)?.run_at.unwrap_or(Time::from_millis(created)));
+        }
         let at: Option<i64> = row.try_get(2)?;
         Ok(Time::from_millis(at.unwrap_or(0)))
     };

@@ -20,34 +20,66 @@ impl From<tokio_postgres::Error> for StoreError {
                 StoreError::Database(why)
             };
         };
-        let why = || match said.detail() {
+        let why = match said.detail() {
             Some(detail) => format!("{} ({}; {detail})", said.message(), said.code().code()),
             None => format!("{} ({})", said.message(), said.code().code()),
         };
-        match *said.code() {
-            SqlState::DISK_FULL => StoreError::DiskFull,
-            SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => {
-                StoreError::Corrupt { why: why() }
-            }
-            SqlState::LOCK_NOT_AVAILABLE => StoreError::Locked { waited_secs: LOCK_MAX_SECS },
-            SqlState::READ_ONLY_SQL_TRANSACTION => StoreError::ReadOnly,
-            SqlState::QUERY_CANCELED => StoreError::ReadTimeout { max_secs: READ_MAX_SECS },
-            SqlState::TOO_MANY_CONNECTIONS => StoreError::TooManyConnections { why: why() },
-            SqlState::ADMIN_SHUTDOWN
-            | SqlState::CRASH_SHUTDOWN
-            | SqlState::CANNOT_CONNECT_NOW
-            | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => {
-                StoreError::Unreachable { why: why() }
-            }
-            SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => {
-                StoreError::Contended { why: why() }
-            }
-            SqlState::INVALID_PASSWORD
-            | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-            | SqlState::INVALID_CATALOG_NAME
-            | SqlState::INSUFFICIENT_PRIVILEGE => StoreError::Denied { why: why() },
-            _ => StoreError::Database(why()),
+        meaning(said.code(), said.message(), why)
+    }
+}
+
+/// What `state` means, which the server has told with `message`; `why` is for people.
+pub(super) fn meaning(state: &SqlState, message: &str, why: String) -> StoreError {
+    if let Some(refused) = refused(state.code(), message) {
+        return refused;
+    }
+    // What is no matter of one connection, but of what stands between.
+    if message.contains("unsupported startup parameter") {
+        return StoreError::Pooler;
+    }
+    if message.starts_with("no more connections allowed") {
+        return StoreError::TooManyConnections { why };
+    }
+    match *state {
+        SqlState::UNDEFINED_PSTATEMENT | SqlState::DUPLICATE_PSTATEMENT => StoreError::Pooler,
+        ref code if code.code().starts_with("08") => StoreError::Unreachable { why },
+        SqlState::DISK_FULL => StoreError::DiskFull,
+        SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => StoreError::Corrupt { why },
+        SqlState::LOCK_NOT_AVAILABLE => StoreError::Locked { waited_secs: LOCK_MAX_SECS },
+        SqlState::READ_ONLY_SQL_TRANSACTION => StoreError::ReadOnly,
+        SqlState::QUERY_CANCELED => StoreError::ReadTimeout { max_secs: READ_MAX_SECS },
+        SqlState::TOO_MANY_CONNECTIONS => StoreError::TooManyConnections { why },
+        SqlState::ADMIN_SHUTDOWN
+        | SqlState::CRASH_SHUTDOWN
+        | SqlState::CANNOT_CONNECT_NOW
+        | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => StoreError::Unreachable { why },
+        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => {
+            StoreError::Contended { why }
         }
+        SqlState::INVALID_PASSWORD
+        | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+        | SqlState::INVALID_CATALOG_NAME
+        | SqlState::INSUFFICIENT_PRIVILEGE => StoreError::Denied { why },
+        _ => StoreError::Database(why),
+    }
+}
+
+/// What `taskloom.submit` refuses and this program can't know beforehand (submit.sql).
+fn refused(state: &str, message: &str) -> Option<StoreError> {
+    match state {
+        "TL004" => {
+            let id = message.split(' ').find_map(|it| it.parse().ok())?;
+            Some(StoreError::UnknownDependency { id })
+        }
+        // As jsonb they may be longer than they were.
+        "TL003" => {
+            let mut numbers = message.split(' ').filter_map(|it| it.parse().ok());
+            let (bytes, max) = (numbers.next()?, numbers.next()?);
+            Some(StoreError::TooLarge { what: "the arguments", bytes, max })
+        }
+        // Of JSON that it can't keep as jsonb.
+        "22P05" => Some(StoreError::Nul { what: "the arguments" }),
+        _ => None,
     }
 }
 

@@ -85,7 +85,7 @@ impl Tx<'_> {
         self.new.ready.job.push(big(key));
         self.new.ready.lane.push(place.0);
         self.new.ready.rank.push(rank);
-        self.tally.count(place.0, StateName::Ready, 1);
+        self.tally.count((key, place.0), StateName::Ready, 1);
         self.tally.told.ready = true;
         Accepted { id: self.job_id(key, created), duplicate: false }
     }
@@ -172,7 +172,20 @@ impl Tx<'_> {
         after.dedup();
         let n_unfinished = u32::try_from(after.len()).unwrap_or(u32::MAX);
         let job = Job::submit(self.now, rules, n_unfinished);
-        self.enter((key, place.0, rank), extra, job);
+        self.enter(Loaded {
+            key,
+            created: self.now,
+            lane: place.0,
+            rank,
+            extra,
+            job,
+            started: self.now,
+            is_awaited: false,
+            stored: Stored::Nowhere,
+            is_dirty: true,
+            last: None,
+            ended_here: false,
+        });
         self.wait_for(key, &after).await?;
         let accepted = Accepted { id: self.job_id(key, self.now), duplicate: false };
         let has_ended = self.jobs.get(&key).is_some_and(|it| it.job.state.name().is_ended());
@@ -188,42 +201,30 @@ impl Tx<'_> {
     }
 
     /// Puts a new job where it begins.
-    fn enter(&mut self, (key, lane, rank): (u64, i32, i16), extra: Extra, job: Job) {
-        self.tally.count(lane, job.state.name(), 1);
-        match job.state {
+    pub(super) fn enter(&mut self, loaded: Loaded) {
+        self.tally.count((loaded.key, loaded.lane), loaded.job.state.name(), 1);
+        match loaded.job.state {
             State::Ready => self.tally.told.ready = true,
             State::Delayed { .. } => self.tally.told.due = true,
             _ => {}
         }
-        let created = self.now;
-        let loaded = Loaded {
-            key,
-            created,
-            lane,
-            rank,
-            extra,
-            job,
-            started: created,
-            is_awaited: false,
-            stored: Stored::Nowhere,
-            is_dirty: true,
-            last: None,
-            ended_here: false,
-        };
-        self.jobs.insert(key, loaded);
+        self.jobs.insert(loaded.key, loaded);
     }
 
     /// Lets a new job wait for others. Those that have ended already are heard of at once.
-    async fn wait_for(&mut self, key: u64, after: &[u64]) -> Result<()> {
+    pub(super) async fn wait_for(&mut self, key: u64, after: &[u64]) -> Result<()> {
         for on in after {
-            let Some(other) = self.jobs.get_mut(on) else { continue };
-            let state = other.job.state.name();
-            if !state.is_ended() {
-                if !other.is_awaited {
-                    (other.is_awaited, other.is_dirty) = (true, true);
+            // One that is forgotten has ended, and did not succeed before the job was submitted.
+            let mut state = StateName::Cancelled;
+            if let Some(other) = self.jobs.get_mut(on) {
+                state = other.job.state.name();
+                if !state.is_ended() {
+                    if !other.is_awaited {
+                        (other.is_awaited, other.is_dirty) = (true, true);
+                    }
+                    self.writes.dependencies.push((big(*on), big(key)));
+                    continue;
                 }
-                self.writes.dependencies.push((big(*on), big(key)));
-                continue;
             }
             let command = Command::DependencyEnded { succeeded: state == StateName::Succeeded };
             if self.transition(key, command, None).await?.is_err() {

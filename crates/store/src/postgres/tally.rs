@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 
 use taskloom_model::{EventKind, StateName, Time};
 
+use super::parts::part_of;
 use super::rows::code;
 use crate::codec::{PackedEvent, pack, state_code};
 use crate::tells::Told;
 
 /// How many events one commit may have: their places in it take this many offsets.
 pub(super) const EVENTS_MAX: u64 = 1 << 20;
+
+/// By lane, part and state, how many jobs came or went.
+pub(super) type Counts = BTreeMap<(i32, i32, i16), i64>;
 
 /// The rows of `counts` that a connection adds to. An update of a row walks over its dead versions,
 /// and while somebody holds a transaction open these stay; so there are new rows now and then.
@@ -26,6 +30,16 @@ pub(super) struct WriterRow {
     pub(super) folds: bool,
 }
 
+impl WriterRow {
+    /// The same row of another writer.
+    pub(super) fn of(self, number: i16) -> WriterRow {
+        WriterRow { row: self.row & !NUMBER | i32::from(number), ..self }
+    }
+}
+
+/// The bits of a row that are the number of its writer.
+const NUMBER: i32 = (1 << NUMBER_BITS) - 1;
+const NUMBER_BITS: u32 = 15;
 /// How many commits add to the same rows.
 const COMMITS_A_ROW: u32 = 128;
 /// How many rows of the same number there are before they become one.
@@ -44,7 +58,7 @@ impl Writer {
         let row_number = i32::try_from(row % ROWS).unwrap_or(0);
         let is_first = self.n_commits.is_multiple_of(COMMITS_A_ROW);
         WriterRow {
-            row: row_number << 15 | i32::from(self.number),
+            row: row_number << NUMBER_BITS | i32::from(self.number),
             folds: is_first && row.is_multiple_of(ROWS_A_FOLD),
         }
     }
@@ -56,16 +70,17 @@ impl Writer {
 
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// By lane and state, how many jobs came or went.
-    pub(super) counts: BTreeMap<(i32, i16), i64>,
+    pub(super) counts: Counts,
     pub(super) body: Vec<u8>,
     pub(super) n_events: u64,
     pub(super) told: Told,
 }
 
 impl Tally {
-    pub(super) fn count(&mut self, lane: i32, state: StateName, difference: i64) {
-        *self.counts.entry((lane, code(state_code(state)))).or_default() += difference;
+    /// Counts the job with this key, in its lane, as one that came (1) or went (-1).
+    pub(super) fn count(&mut self, (key, lane): (u64, i32), state: StateName, difference: i64) {
+        let place = (lane, part_of(key), code(state_code(state)));
+        *self.counts.entry(place).or_default() += difference;
     }
 
     pub(super) fn event(&mut self, kind: EventKind, of: (u64, Time, i32), attempt: u32) {
@@ -94,7 +109,7 @@ mod tests {
         let mut n_folds = 0;
         for _ in 0..COMMITS_A_ROW * ROWS_A_FOLD {
             let WriterRow { row, folds } = writer.row();
-            assert_eq!(row & 0x7FFF, 7);
+            assert_eq!(row & NUMBER, 7);
             rows.insert(row);
             n_folds += u32::from(folds);
             writer.has_committed();

@@ -59,6 +59,9 @@ pub(super) struct Tx<'a> {
     endings: VecDeque<(u64, bool)>,
 }
 
+/// With a lock that keeps out only the drop of a part: it waits until no transaction is under way,
+/// and those that come meanwhile wait here, where they hold nothing.
+pub(super) const LOCK_PARTS: &str = "LOCK TABLE ONLY jobs IN ACCESS SHARE MODE";
 pub(super) const TAKE_KEYS: &str = "SELECT nextval('job_key') FROM generate_series(1, $1::bigint)";
 
 impl<'a> Tx<'a> {
@@ -90,7 +93,7 @@ impl<'a> Tx<'a> {
     pub(super) fn begin(&mut self) -> impl Future<Output = Result<()>> + use<'a> {
         let (session, has_begun) = (self.session, self.has_begun);
         self.has_begun = true;
-        async move { if has_begun { Ok(()) } else { session.batch("BEGIN").await } }
+        async move { if has_begun { Ok(()) } else { session.begin_writing().await } }
     }
 
     pub(super) async fn query(
@@ -116,17 +119,34 @@ impl<'a> Tx<'a> {
         JobId::compose(created, self.salt, key)
     }
 
-    /// Reads and locks jobs, those that exist.
+    /// Reads and locks jobs, those that exist. What has just arrived among them is taken in.
     pub(super) async fn load(&mut self, keys: impl Iterator<Item = u64>) -> Result<()> {
+        let mut arrived = self.read(keys.collect()).await?;
+        if arrived.is_empty() {
+            return Ok(());
+        }
+        let mut arrivals = Vec::new();
+        // A chain of them may be longer than the stack.
+        while !arrived.is_empty() {
+            let taken = self.take_arrivals(arrived).await?;
+            arrived = self.read(taken.iter().flat_map(|it| it.after.clone()).collect()).await?;
+            arrivals.extend(taken);
+        }
+        Box::pin(self.enter_arrivals(arrivals)).await
+    }
+
+    /// Reads and locks jobs, those that exist, and returns which of them have just arrived.
+    async fn read(&mut self, keys: Vec<u64>) -> Result<Vec<u64>> {
+        let mut arrived = Vec::new();
         let mut missing: Vec<i64> =
-            keys.filter(|it| !self.jobs.contains_key(it)).map(big).collect();
+            keys.into_iter().filter(|it| !self.jobs.contains_key(it)).map(big).collect();
         missing.sort_unstable();
         missing.dedup();
         // Between the two statements an operator may have moved a job from the one to the other
         // table; the second round finds it.
         for _ in 0..2 {
             if missing.is_empty() {
-                return Ok(());
+                break;
             }
             self.session.prepare(&[LOAD_HOT, LOAD_ENDED]).await?;
             let begin = self.begin();
@@ -144,11 +164,14 @@ impl<'a> Tx<'a> {
             }
             for row in &hot {
                 let loaded = rows::hot(row, self.names)?;
+                if rows::has_just_arrived(row)? {
+                    arrived.push(loaded.key);
+                }
                 self.jobs.insert(loaded.key, loaded);
             }
             missing.retain(|it| !self.jobs.contains_key(&rows::key(*it)));
         }
-        Ok(())
+        Ok(arrived)
     }
 
     /// Reads and locks jobs by their public ids.
@@ -217,8 +240,8 @@ impl<'a> Tx<'a> {
                     self.begin_anew(&mut loaded, before.life);
                 }
                 if loaded.job.state != before.state {
-                    self.tally.count(loaded.lane, before.state.name(), -1);
-                    self.tally.count(loaded.lane, loaded.job.state.name(), 1);
+                    self.tally.count((key, loaded.lane), before.state.name(), -1);
+                    self.tally.count((key, loaded.lane), loaded.job.state.name(), 1);
                     self.arrive(&mut loaded, &before, (&effects, left));
                 }
             }
@@ -361,13 +384,20 @@ impl<'a> Tx<'a> {
     /// Writes all there is and commits, in one round trip. Returns the offset of the first event,
     /// if there was one.
     pub(super) async fn commit(&mut self) -> Result<Option<u64>> {
+        if self.session.is_pooled() && (self.has_moves() || 0 < self.tally.n_events) {
+            // Only a transaction that has begun knows its writer.
+            self.begin().await?;
+        }
         let jobs = std::mem::take(&mut self.jobs);
         let writes = std::mem::take(&mut self.writes);
         let new = std::mem::take(&mut self.new);
         let mut statements = writes.statements((jobs, new), self.now);
         let tally = std::mem::take(&mut self.tally);
         let told = tally.told;
-        statements.extend(super::write::counts(&tally.counts, self.writer));
+        statements.extend(super::write::counts(
+            &tally.counts,
+            self.session.writer().map_or(self.writer, |number| self.writer.of(number)),
+        ));
         let events = super::write::events(tally, self.now)?;
         self.tally.told = told;
         if !self.has_begun && statements.is_empty() && events.is_none() {
@@ -385,7 +415,7 @@ impl<'a> Tx<'a> {
         };
         let commit = async {
             session.is_committing.set(true);
-            session.batch("COMMIT").await
+            session.end("COMMIT").await
         };
         let sending = futures::future::try_join_all(sending);
         let ((), _, first, ()) = futures::try_join!(begin, sending, first, commit)?;

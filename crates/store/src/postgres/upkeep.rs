@@ -1,8 +1,13 @@
-//! What time brings: jobs that are due or too late, and what is old enough to be forgotten.
+//! What time brings: jobs that have arrived, are due or too late, and what is old enough to be
+//! forgotten.
+
+use std::time::Instant;
 
 use taskloom_model::{Command, Time};
+use tokio_postgres::Row;
 
 use super::Result;
+use super::arrivals::{self, ARRIVALS, ARRIVALS_MAX};
 use super::lane::Ask;
 use super::rows::{big, key};
 use super::session::Params;
@@ -11,31 +16,46 @@ use crate::{PROMOTE_MAX, Promoted, Prune, Pruned};
 
 pub(super) struct Promote;
 
-const DUE: &str =
-    "SELECT at, job FROM hot WHERE at <= $1 AND at IS NOT NULL ORDER BY at, job LIMIT $2";
-const LATE: &str = "SELECT at, job FROM deadlines WHERE at <= $1 ORDER BY at, job LIMIT $2";
-const NEXT_DUE: &str = "SELECT least((SELECT min(at) FROM hot WHERE at IS NOT NULL), \
-     (SELECT min(at) FROM deadlines))";
+// Each begins to look at a floor (front.rs).
+const DUE: &str = "SELECT at, job FROM hot WHERE at >= $3 AND at <= $1 AND at IS NOT NULL \
+     ORDER BY at, job LIMIT $2";
+const LATE: &str =
+    "SELECT at, job FROM deadlines WHERE at >= $3 AND at <= $1 ORDER BY at, job LIMIT $2";
+const NEXT_DUE: &str = "SELECT least((SELECT min(at) FROM hot WHERE at >= $1 AND at IS NOT NULL), \
+     (SELECT min(at) FROM deadlines WHERE at >= $2))";
 
 impl Ask for Promote {
     type Answer = Promoted;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Promoted> {
         let (now, n) = (tx.now.as_millis(), big(PROMOTE_MAX as u64));
-        tx.session.prepare(&[LATE, DUE]).await?;
+        tx.session.prepare(&[ARRIVALS, LATE, DUE]).await?;
         let begin = tx.begin();
-        let params: Params<'_> = &[&now, &n];
-        let ((), late, due) = futures::try_join!(
+        let (begun, is_guarded) = (Instant::now(), tx.fronts.is_guarded());
+        let arrivals_from = tx.fronts.arrivals.begins(is_guarded, begun);
+        let (due_from, late_from) =
+            (tx.fronts.due.begins(is_guarded, begun), tx.fronts.late.begins(is_guarded, begun));
+        let arrivals_params: Params<'_> = &[&ARRIVALS_MAX, &arrivals_from];
+        let due_params: Params<'_> = &[&now, &n, &due_from];
+        let late_params: Params<'_> = &[&now, &n, &late_from];
+        let ((), arrived, late, due) = futures::try_join!(
             begin,
-            tx.session.query(LATE, params),
-            tx.session.query(DUE, params),
+            tx.session.query(ARRIVALS, arrivals_params),
+            tx.session.query(LATE, late_params),
+            tx.session.query(DUE, due_params),
         )?;
-        let pairs = |rows: &[tokio_postgres::Row]| -> Result<Vec<(i64, u64)>> {
+        let (first, took) = (|rows: &[Row]| rows.first().map(|it| it.get(0)), Instant::now());
+        tx.fronts.arrivals.saw(arrivals_from, first(&arrived), (begun, took));
+        tx.fronts.late.saw(late_from, first(&late), (begun, took));
+        tx.fronts.due.saw(due_from, first(&due), (begun, took));
+        let (arrived, has_more) = arrivals::batch(&arrived)?;
+        tx.load(arrived.iter().copied()).await?;
+        let pairs = |rows: &[Row]| -> Result<Vec<(i64, u64)>> {
             rows.iter().map(|row| Ok((row.try_get(0)?, key(row.try_get(1)?)))).collect()
         };
         let (late, due) = (pairs(&late)?, pairs(&due)?);
         tx.load(late.iter().chain(&due).map(|it| it.1)).await?;
-        let mut n_moved = 0;
+        let mut n_moved = arrived.len();
         for (at, key) in late {
             if tx.jobs.contains_key(&key) {
                 let moved = tx.transition(key, Command::Expire, None).await?;
@@ -51,14 +71,15 @@ impl Ask for Promote {
             }
         }
         tx.write_moves().await?;
-        let next = tx.query(NEXT_DUE, &[]).await?;
+        let next = tx.query(NEXT_DUE, &[&due_from, &late_from]).await?;
         let next: Option<i64> = next.first().map_or(Ok(None), |row| row.try_get(0))?;
+        let next = if has_more { Some(now) } else { next };
         Ok(Promoted { n_moved, next_due: next.map(Time::from_millis) })
     }
 }
 
-/// Jobs to be forgotten, if they have still ended (one may have been retried since they were
-/// found), and events.
+/// Jobs to be forgotten, in the order of their keys, if they have still ended (one may have been
+/// retried since they were found), and events.
 pub(super) struct Forget {
     pub(super) keys: Vec<u64>,
     pub(super) prune: Prune,
@@ -66,11 +87,21 @@ pub(super) struct Forget {
 
 /// How many commits' events one call forgets at most.
 const EVENT_BATCHES_MAX: i64 = 10_000;
-const FORGET: [&str; 5] = [
-    "DELETE FROM ended WHERE job = ANY($1)",
-    "DELETE FROM jobs WHERE job = ANY($1)",
-    "DELETE FROM attempts WHERE job = ANY($1)",
-    "DELETE FROM logs WHERE job = ANY($1)",
+/// The keys are sorted: no part is looked into that lies before the first or after the last.
+macro_rules! forget {
+    ($table:literal) => {
+        concat!(
+            "DELETE FROM ",
+            $table,
+            " WHERE job = ANY($1) AND job >= ($1::bigint[])[1] AND job <= ($1)[cardinality($1)]"
+        )
+    };
+}
+pub(super) const FORGET: [&str; 5] = [
+    forget!("ended"),
+    forget!("jobs"),
+    forget!("attempts"),
+    forget!("logs"),
     // Left by dependents that ended before it did.
     "DELETE FROM dependencies WHERE on_job = ANY($1)",
 ];
@@ -89,8 +120,8 @@ impl Ask for Forget {
             let Some(loaded) = tx.jobs.get(key) else { continue };
             let state = loaded.job.state.name();
             if state.is_ended() {
-                let lane = loaded.lane;
-                tx.tally.count(lane, state, -1);
+                let place = (*key, loaded.lane);
+                tx.tally.count(place, state, -1);
                 forgotten.push(big(*key));
             }
         }

@@ -1,6 +1,7 @@
 //! Checking a store: what must hold after every commit, asked of all tables in one snapshot.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use taskloom_model::{JobId, Time};
 
@@ -8,11 +9,13 @@ use super::Result;
 use super::readers::Reader;
 use crate::Breach;
 
+/// How long it may take: it reads the whole store.
+pub(super) const VERIFY_MAX: Duration = Duration::from_secs(60 * 60);
 /// How many jobs of a breach are named.
 const NAMED_MAX: usize = 20;
 
 /// What must not be found, by the number that [`FOUND`] gives it.
-const RULES: [&str; 9] = [
+const RULES: [&str; 10] = [
     "a job stands nowhere",
     "a job stands in two places",
     "something belongs to a job that was never submitted",
@@ -22,6 +25,7 @@ const RULES: [&str; 9] = [
     "an ended job keeps its unique text or its deadline",
     "a running job is held by a node that is not registered",
     "an attempt has a later fence than its job",
+    "a job that has just arrived is not where such jobs are",
 ];
 
 /// The jobs of every breach: one statement, so one snapshot.
@@ -32,7 +36,8 @@ const FOUND: &str = "\
     UNION ALL SELECT 1, job FROM hot JOIN ended USING (job) \
     UNION ALL SELECT 2, job FROM (SELECT job FROM hot UNION ALL SELECT job FROM ended \
         UNION ALL SELECT job FROM attempts UNION ALL SELECT job FROM logs \
-        UNION ALL SELECT job FROM uniques UNION ALL SELECT job FROM deadlines) AS o \
+        UNION ALL SELECT job FROM uniques UNION ALL SELECT job FROM deadlines \
+        UNION ALL SELECT job FROM arrivals) AS o \
         WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.job = o.job) \
     UNION ALL SELECT 3, h.job FROM hot h JOIN jobs j USING (job) \
         WHERE h.lane <> j.lane OR h.rank <> j.rank \
@@ -47,11 +52,14 @@ const FOUND: &str = "\
         AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = h.node) \
     UNION ALL SELECT 8, a.job FROM attempts a JOIN (SELECT job, fence FROM hot \
         UNION ALL SELECT job, fence FROM ended) AS s USING (job) WHERE s.fence < a.fence \
-    UNION ALL SELECT 9, count(*) FROM (SELECT lane, state, n FROM \
-        (SELECT lane, state, sum(n) AS n FROM (SELECT lane, state, n FROM counts \
-        UNION ALL SELECT lane, state, -1 FROM hot \
-        UNION ALL SELECT j.lane, e.state % 10, -1 FROM ended e JOIN jobs j USING (job)) AS c \
-        GROUP BY lane, state) AS s WHERE n <> 0) AS wrong HAVING 0 < count(*)) \
+    UNION ALL SELECT 9, coalesce(h.job, a.job) FROM (SELECT * FROM hot WHERE flags < 0) AS h \
+        FULL JOIN arrivals a ON a.job = h.job WHERE h.job IS NULL OR a.job IS NULL \
+        OR h.lane <> a.lane OR h.state <> 0 OR h.at IS NOT NULL \
+    UNION ALL SELECT 10, count(*) FROM (SELECT FROM (SELECT lane, part, state, n FROM counts \
+        UNION ALL SELECT lane, job >> 24, 0::smallint, 1 FROM arrivals \
+        UNION ALL SELECT lane, job >> 24, state, -1 FROM hot \
+        UNION ALL SELECT j.lane, job >> 24, e.state % 10, -1 FROM ended e JOIN jobs j USING (job)) AS c \
+        GROUP BY lane, part, state HAVING sum(n) <> 0) AS wrong HAVING 0 < count(*)) \
     SELECT f.rule, f.job, coalesce(j.created, 0) FROM found f LEFT JOIN jobs j USING (job)";
 
 /// As long as it takes, and by the plans that suit whole tables.

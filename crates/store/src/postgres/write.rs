@@ -3,15 +3,13 @@
 //! Statements that are sent together arrive in their order, so rows are taken away before others
 //! take their place.
 
-use std::collections::BTreeMap;
-
 use taskloom_model::{Fence, State, Time};
 use tokio_postgres::types::ToSql;
 
 use super::Result;
 use super::rows::{LastAttempt, Loaded, Stored, big, code, int};
 use super::session::Session;
-use super::tally::{EVENTS_MAX, Tally, WriterRow};
+use super::tally::{Counts, EVENTS_MAX, Tally, WriterRow};
 use super::tx::Deadlines;
 use crate::StoreError;
 use crate::codec::{ended_code, state_code};
@@ -228,10 +226,13 @@ fn add_new(new: NewRows, now: Time, writes: &mut Vec<Write>) {
     }
 }
 
-const KEEP_ATTEMPTS: &str = "INSERT INTO attempts (job, fence, attempt, node, started, ended, outcome, error) \
+pub(super) const KEEP_ATTEMPTS: &str = "INSERT INTO attempts (job, fence, attempt, node, started, ended, outcome, error) \
      SELECT job, fence, attempts + (outcome = 6)::int, node, started, at, outcome, error \
-     FROM ended WHERE job = ANY($1) AND node IS NOT NULL";
-const LEAVE_ENDED: &str = "DELETE FROM ended WHERE job = ANY($1)";
+     FROM unnest($1::bigint[]) AS u(key) CROSS JOIN LATERAL \
+     (SELECT * FROM ended WHERE job = u.key OFFSET 0) AS e WHERE node IS NOT NULL";
+/// The keys are sorted: no part is looked into that lies before the first or after the last.
+pub(super) const LEAVE_ENDED: &str = "DELETE FROM ended WHERE job = ANY($1) \
+     AND job >= ($1::bigint[])[1] AND job <= ($1)[cardinality($1)]";
 const LEAVE_HOT: &str = "DELETE FROM hot WHERE job = ANY($1)";
 const ADD_HOT: &str = "INSERT INTO hot (job, fence, at, node, started, lane, attempts, crashes, \
      snoozes, n_unfinished, rank, state, flags) \
@@ -352,10 +353,10 @@ fn add_attempts(rows: Vec<AttemptRow>) -> Write {
 }
 
 /// In the order they were written: each line gets the next number.
-const ADD_LOGS: &str = "INSERT INTO logs (job, fence, at, level, text) \
+pub(super) const ADD_LOGS: &str = "INSERT INTO logs (job, fence, at, level, text) \
      SELECT job, fence, at, level, text FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], \
      $4::text[], $5::text[]) WITH ORDINALITY AS u(job, fence, at, level, text, place) \
-     WHERE EXISTS (SELECT FROM jobs WHERE jobs.job = u.job) ORDER BY place";
+     WHERE EXISTS (SELECT FROM jobs WHERE jobs.job = u.job OFFSET 0) ORDER BY place";
 
 fn add_logs(rows: Vec<LogRow>) -> Write {
     let params = params![
@@ -380,31 +381,33 @@ const ADD_DEADLINES: &str = "INSERT INTO deadlines (at, job) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[]) ON CONFLICT DO NOTHING";
 const ADD_DEPENDENCIES: &str = "INSERT INTO dependencies (on_job, job) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[])";
-const PUT_EXTRAS: &str = "UPDATE jobs SET extra = u.extra \
+pub(super) const PUT_EXTRAS: &str = "UPDATE jobs SET extra = u.extra \
      FROM unnest($1::bigint[], $2::text[]) AS u(job, extra) WHERE jobs.job = u.job";
-pub(super) const ADD_COUNTS: &str = "INSERT INTO counts (lane, state, writer, n) \
-     SELECT lane, state, $1::int, n FROM unnest($2::int[], $3::smallint[], $4::bigint[]) \
-     AS u(lane, state, n) \
-     ON CONFLICT (lane, state, writer) DO UPDATE SET n = counts.n + excluded.n";
+pub(super) const ADD_COUNTS: &str = "INSERT INTO counts (lane, part, state, writer, n) \
+     SELECT lane, part, state, $1::int, n \
+     FROM unnest($2::int[], $3::int[], $4::smallint[], $5::bigint[]) AS u(lane, part, state, n) \
+     ON CONFLICT (lane, part, state, writer) DO UPDATE SET n = counts.n + excluded.n";
 /// Brings the rows that a writer has left behind into its newest ones.
 const FOLD_COUNTS: &str = "WITH gone AS (DELETE FROM counts \
-     WHERE writer & 32767 = $1::int & 32767 AND writer <> $1 RETURNING lane, state, n) \
-     INSERT INTO counts (lane, state, writer, n) \
-     SELECT lane, state, $1, sum(n) FROM gone GROUP BY lane, state HAVING sum(n) <> 0 \
-     ON CONFLICT (lane, state, writer) DO UPDATE SET n = counts.n + excluded.n";
+     WHERE writer & 32767 = $1::int & 32767 AND writer <> $1 RETURNING lane, part, state, n) \
+     INSERT INTO counts (lane, part, state, writer, n) \
+     SELECT lane, part, state, $1, sum(n) FROM gone GROUP BY lane, part, state \
+     HAVING sum(n) <> 0 \
+     ON CONFLICT (lane, part, state, writer) DO UPDATE SET n = counts.n + excluded.n";
 pub(super) const ADD_EVENTS: &str = "INSERT INTO events (first, at, n, body) \
      VALUES (pg_current_xact_id()::text::bigint << 20, $1, $2, $3) RETURNING first";
 
 /// The statements that add what has come and gone to the numbers of `writer`.
-pub(super) fn counts(counts: &BTreeMap<(i32, i16), i64>, writer: WriterRow) -> Vec<Write> {
+pub(super) fn counts(counts: &Counts, writer: WriterRow) -> Vec<Write> {
     let changed: Vec<_> = counts.iter().filter(|it| *it.1 != 0).collect();
     if changed.is_empty() {
         return Vec::new();
     }
     let lanes: Vec<i32> = changed.iter().map(|it| it.0.0).collect();
-    let states: Vec<i16> = changed.iter().map(|it| it.0.1).collect();
+    let parts: Vec<i32> = changed.iter().map(|it| it.0.1).collect();
+    let states: Vec<i16> = changed.iter().map(|it| it.0.2).collect();
     let n: Vec<i64> = changed.iter().map(|it| *it.1).collect();
-    let add = Write::new(ADD_COUNTS, params![writer.row, lanes, states, n]);
+    let add = Write::new(ADD_COUNTS, params![writer.row, lanes, parts, states, n]);
     let fold = writer.folds.then(|| Write::new(FOLD_COUNTS, params![writer.row]));
     std::iter::once(add).chain(fold).collect()
 }

@@ -5,12 +5,12 @@
 use rusqlite::params;
 use taskloom_model::{Command, Effect, EventKind, Job, NodeId, Outcome, State, StateName, apply};
 
-use super::engine::{Engine, Leased, Result};
+use super::engine::{Conn, Engine, Leased, Result};
 use super::moves::Moved;
 use crate::codec::Policy;
 use crate::{Accepted, Finish, NewJob};
 
-impl Engine {
+impl<C: Conn> Engine<C> {
     /// Accepts jobs that are all plain: they are ready at once.
     pub(super) fn submit_plain(&mut self, jobs: &[NewJob]) -> Result<Vec<Accepted>> {
         let mut places: Vec<(i64, i64)> = Vec::with_capacity(jobs.len());
@@ -84,7 +84,7 @@ impl Engine {
             let command = Command::Finish { fence, outcome, roll };
             let applied = if is_plain { apply(self.now, &job, command).ok() } else { None };
             let Some((job, effects)) = applied else { return Ok(n) };
-            if leave.execute(params![key, Engine::fence_number(fence)])? == 0 {
+            if leave.execute(params![key, Self::fence_number(fence)])? == 0 {
                 return Ok(n);
             }
             put.execute(params![
@@ -93,7 +93,7 @@ impl Engine {
                 job.life.attempts,
                 job.life.crashes,
                 job.life.snoozes,
-                Engine::fence_number(fence),
+                Self::fence_number(fence),
                 node.0,
                 finish.started.as_millis(),
                 finish.result,

@@ -191,7 +191,7 @@ impl Engine {
             let key = it.id.key();
             let Some(leased) = self.leased.get(&key) else { continue };
             let Life { attempts, crashes, snoozes, fence, .. } = leased.life;
-            let (now, fence) = (self.now.as_millis(), Engine::fence_number(fence));
+            let (now, fence) = (self.now.as_millis(), Self::fence_number(fence));
             put.execute(params![key, node.0, now, attempts, crashes, snoozes, fence])?;
             self.tally.count(leased.lane, StateName::Running, 1);
         }

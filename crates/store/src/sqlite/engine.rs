@@ -6,6 +6,7 @@
 //!   process has committed, and after a rollback.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -37,9 +38,14 @@ pub(super) struct Leased {
     pub(super) unique: Option<String>,
 }
 
+/// The connection of an engine: its own, or one that is lent to it.
+pub(super) trait Conn: Deref<Target = Connection> {}
+
+impl<C: Deref<Target = Connection>> Conn for C {}
+
 #[derive(Debug)]
-pub(super) struct Engine {
-    pub(super) conn: Connection,
+pub(super) struct Engine<C = Box<Connection>> {
+    pub(super) conn: C,
     pub(super) salt: u32,
     pub(super) now: Time,
     /// By id; SQLite gives ids from 1 upwards.
@@ -66,10 +72,30 @@ impl Engine {
     pub(super) fn new(conn: Connection) -> Result<Engine> {
         conn.set_prepared_statement_cache_capacity(128);
         super::open::keep_plans(&conn)?;
-        let mut engine = Engine {
+        let mut engine = Engine::unread(Box::new(conn), Time::default());
+        engine.conn.execute_batch("BEGIN")?;
+        engine.reload()?;
+        engine.conn.execute_batch("COMMIT")?;
+        Ok(engine)
+    }
+}
+
+impl<'c> Engine<&'c Connection> {
+    /// An engine on a connection that has a transaction open, which writes.
+    pub(super) fn lent(conn: &'c Connection, now: Time) -> Result<Self> {
+        let mut engine = Engine::unread(conn, now);
+        engine.reload()?;
+        Ok(engine)
+    }
+}
+
+impl<C: Conn> Engine<C> {
+    /// An engine that has not read the file yet.
+    fn unread(conn: C, now: Time) -> Self {
+        Engine {
             conn,
             salt: 0,
-            now: Time::default(),
+            now,
             lanes: Vec::new(),
             lane_ids: HashMap::new(),
             policies: KeyMap::default(),
@@ -81,11 +107,7 @@ impl Engine {
             next_job_stored: 1,
             data_version: -1,
             looked_at: -1,
-        };
-        engine.conn.execute_batch("BEGIN")?;
-        engine.reload()?;
-        engine.conn.execute_batch("COMMIT")?;
-        Ok(engine)
+        }
     }
 
     /// Starts a transaction at `now`.
@@ -145,7 +167,7 @@ impl Engine {
     }
 
     /// Writes what a transaction gathers: counts, events, the next key.
-    fn flush(&mut self) -> Result<()> {
+    pub(super) fn flush(&mut self) -> Result<()> {
         if let Some(next_event) = self.tally.flush(&self.conn, self.now)? {
             self.put_meta("next_event", next_event)?;
         }

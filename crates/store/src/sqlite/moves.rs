@@ -6,7 +6,7 @@ use taskloom_model::{
     Time, apply,
 };
 
-use super::engine::{Engine, Leased, Result};
+use super::engine::{Conn, Engine, Leased, Result};
 use super::rows::{LastAttempt, Loaded};
 use crate::codec::{Extra, outcome_code};
 use crate::{AttemptError, Changed, Finish, NewLog, PROMOTE_MAX, Promoted};
@@ -22,7 +22,7 @@ pub(super) struct Left<'a> {
 
 pub(super) type Moved = std::result::Result<StateName, Refusal>;
 
-impl Engine {
+impl<C: Conn> Engine<C> {
     /// Applies `command` to a job and keeps what comes of it, for its dependents too.
     ///
     /// Dependents hear of it in the order of their age, and theirs after them: a loop, because a
@@ -97,7 +97,7 @@ impl Engine {
             )?;
             put.execute(params![
                 from.key,
-                Engine::fence_number(from.job.life.fence),
+                Self::fence_number(from.job.life.fence),
                 from.job.life.attempts,
                 last.node.0,
                 last.started.as_millis(),
@@ -256,7 +256,7 @@ impl Engine {
              WHERE EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
         )?;
         for log in logs {
-            let fence = Engine::fence_number(fence);
+            let fence = Self::fence_number(fence);
             put.execute(params![key, fence, log.at.as_millis(), log.level, log.text])?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use taskloom_model::{Command, Fence, JobId, NodeId, StateName, Time};
 
 use super::engine::{Engine, Result};
 use super::moves::Left;
-use crate::{Answer, Beat, NewNode, ProgressView, Rescued, StoreError};
+use crate::{Answer, Beat, Judge, NewNode, ProgressView, Rescued, StoreError};
 
 /// How long a lease lasts without a heartbeat, when there is no proof of death.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ impl Engine {
             if let Some((fraction, message)) = &sign.progress {
                 let progress = ProgressView { fraction: *fraction, message: message.clone() };
                 let progress = serde_json::to_string(&progress).expect("progress is plain data");
-                let fence = Engine::fence_number(sign.fence);
+                let fence = Self::fence_number(sign.fence);
                 self.conn
                     .prepare_cached(
                         "UPDATE running SET progress = ?3 WHERE job = ?1 AND fence = ?2",
@@ -113,11 +113,7 @@ impl Engine {
     }
 
     /// Takes their jobs from dead nodes.
-    pub(super) fn rescue(
-        &mut self,
-        asking: Option<NodeId>,
-        folder: Option<&Path>,
-    ) -> Result<Vec<Rescued>> {
+    pub(super) fn rescue(&mut self, judge: &Judge, folder: Option<&Path>) -> Result<Vec<Rescued>> {
         let mut find = self.conn.prepare_cached("SELECT id, name, heartbeat, lock FROM nodes")?;
         let nodes = find
             .query_map([], |row| {
@@ -128,8 +124,9 @@ impl Engine {
         drop(find);
         let mut rescued = Vec::new();
         for (node, name, heartbeat, lock) in nodes {
-            let is_late = LEASE <= self.now.since(heartbeat);
-            if Some(node) == asking || !(is_late || is_free(folder, &lock)) {
+            let is_late = LEASE <= self.now.since(heartbeat) && judge.suspects(node);
+            // The operating system frees the lock of a process that has ended, and no other.
+            if Some(node) == judge.asking || !(is_late || is_free(folder, &lock)) {
                 continue;
             }
             rescued.push(self.rescue_from(node, name)?);

@@ -40,10 +40,10 @@ impl Default for SqliteOptions {
 }
 
 /// `PRAGMA application_id` of our files: "Tkl1".
-const APPLICATION_ID: i64 = 0x546B_6C31;
+pub(super) const APPLICATION_ID: i64 = 0x546B_6C31;
 
 /// The migrations, oldest first; the version of a file is how many of them it has seen.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 
 /// WAL pages (4 KiB) before a commit moves them into the file.
 const CHECKPOINT_PAGES: u32 = 16_000;
@@ -116,12 +116,12 @@ fn begins_as_sqlite(path: &Path) -> bool {
     read.is_ok() && &magic == b"SQLite format 3\0"
 }
 
-fn known_version() -> i64 {
+pub(super) fn known_version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 /// The version of the file and whether it is new, or why it is none of ours.
-fn identify(conn: &Connection, path: &Path) -> Result<(i64, bool)> {
+pub(super) fn identify(conn: &Connection, path: &Path) -> Result<(i64, bool)> {
     let number = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (found, application) = (number("user_version")?, number("application_id")?);
     let sql = "SELECT count(*) FROM sqlite_schema";
@@ -135,6 +135,15 @@ fn identify(conn: &Connection, path: &Path) -> Result<(i64, bool)> {
         return Err(StoreError::NewerSchema { path: path.to_owned(), found, known });
     }
     Ok((found, is_new))
+}
+
+/// Refuses a connection to anything but a store of this program's version.
+pub(super) fn check_version(conn: &Connection) -> Result<()> {
+    let path = Path::new(conn.path().unwrap_or(":memory:"));
+    match identify(conn, path)? {
+        (found, false) if found == known_version() => Ok(()),
+        _ => Err(StoreError::Foreign { path: path.to_owned() }),
+    }
 }
 
 fn migrate(mut conn: Connection, path: &Path, now: Time) -> Result<Engine> {

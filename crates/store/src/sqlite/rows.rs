@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use taskloom_model::{Fence, Job, JobId, Life, NodeId, Rules, State, Time};
 
-use super::engine::{Engine, Result};
+use super::engine::{Conn, Engine, Result};
 use crate::StoreError;
 use crate::codec::{Extra, Policy, ended_code, ended_state, parse};
 
@@ -111,7 +111,7 @@ fn standing_still(conn: &Connection, key: u64) -> Result<Option<Standing>> {
     Ok(found)
 }
 
-impl Engine {
+impl<C: Conn> Engine<C> {
     /// Reads a job by its key.
     pub(super) fn load(&mut self, key: u64) -> Result<Option<Loaded>> {
         let row: Option<(i64, i64, i64, i64, Option<String>)> = self
@@ -166,7 +166,7 @@ impl Engine {
     /// Puts the row of an unfinished job where its new state stands.
     pub(super) fn enter(&mut self, key: u64, (lane, rank): (i64, i64), job: &Job) -> Result<()> {
         let Life { attempts, crashes, snoozes, fence, cancel_requested } = job.life;
-        let fence = Engine::fence_number(fence);
+        let fence = Self::fence_number(fence);
         match job.state {
             State::Ready => {
                 let sql = "INSERT INTO ready (lane, rank, job, attempts, crashes, snoozes, fence) VALUES (?1,?2,?3,?4,?5,?6,?7)";
@@ -245,7 +245,7 @@ impl Engine {
             attempts,
             crashes,
             snoozes,
-            Engine::fence_number(fence),
+            Self::fence_number(fence),
             last.map(|it| it.node.0),
             last.map(|it| it.started.as_millis()),
             last.map(|it| it.outcome),

@@ -3,12 +3,12 @@
 use rusqlite::{OptionalExtension, params};
 use taskloom_model::{Command, Job, State, StateName, Time};
 
-use super::engine::{Engine, Result};
+use super::engine::{Conn, Engine, Result};
 use super::rows::Loaded;
 use crate::codec::{Extra, Policy, is_plain};
 use crate::{Accepted, NewJob, StoreError};
 
-impl Engine {
+impl<C: Conn> Engine<C> {
     /// Accepts `jobs`. Everything that can be refused is refused before the first row is written.
     pub(super) fn submit(&mut self, jobs: &[NewJob]) -> Result<Vec<Accepted>> {
         for job in jobs {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use taskloom::{
     CancelReason, Clock, Ctx, FailReason, JobHandle, StateName, Store, TaskError, TaskSystem,
 };
+use taskloom_store::Judge;
 use taskloom_store::sqlite::{SqliteOptions, SqliteStore};
 
 use crate::support::{
@@ -114,7 +115,7 @@ async fn a_node_taken_for_dead_tells_its_tasks_and_registers_again() {
     let handle = system.submit(body(0)).await.unwrap();
     begun.reach(1).await;
     let other = SqliteStore::open(place.path(), SqliteOptions::default(), Arc::new(Ahead)).unwrap();
-    let rescued = other.rescue(None).await.unwrap();
+    let rescued = other.rescue(Judge::of_all(None)).await.unwrap();
     assert_eq!(rescued.iter().map(|it| it.n_ready).sum::<usize>(), 1);
     refused.reach(1).await;
     assert_eq!(soon(handle.clone().into_future()).await.unwrap(), "the second attempt");
