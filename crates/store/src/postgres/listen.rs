@@ -3,7 +3,8 @@
 //!
 //! A notice takes a lock of the whole database when it commits, so it is sent apart from the
 //! transactions it is about, and at most once each [`TELL_EVERY`]. A notice may be lost with a
-//! connection or a process; therefore there is a look at the newest event each [`LOOK`]. Nobody
+//! connection or a process; therefore there is a look at the newest event each [`LOOK`]. A process
+//! that is alone tells nobody. Nobody
 //! tells of jobs that came by `taskloom.submit`; they are looked for more often.
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Result;
 use super::front::{Floor, MANY_DEAD};
 use super::lane::Hearing;
-use super::open::{Server, in_time, node_lock};
+use super::open::{LOCK_LISTENER, Server, in_time, node_lock};
 use super::rows;
 use super::session::{Driver, Session};
 use crate::tells::Told;
@@ -51,6 +52,10 @@ pub(super) struct Outbox {
     filled: Notify,
 }
 
+/// How many processes listen.
+const LISTENERS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+     AND classid::bigint = $1 AND granted \
+     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 /// The newest event, and how many rows of `hot` are dead and not removed.
 const NEWEST: &str = "SELECT (SELECT max(first) FROM events), \
      pg_stat_get_dead_tuples('hot'::regclass)";
@@ -98,8 +103,16 @@ impl Listener {
             .spawn(move || {
                 let (nodes, arrivals) = (BTreeMap::new(), Floor::default());
                 let clock_at = Instant::now();
-                let listening =
-                    Loop { server, hearing, inbox, nodes, newest: 0, arrivals, clock_at };
+                let listening = Loop {
+                    server,
+                    hearing,
+                    inbox,
+                    nodes,
+                    newest: 0,
+                    arrivals,
+                    is_alone: false,
+                    clock_at,
+                };
                 runtime.block_on(listening.run());
             })
             .map_err(cant)?;
@@ -143,6 +156,9 @@ struct Loop {
     newest: u64,
     /// Where it begins to look for arrivals.
     arrivals: Floor,
+    /// Nobody else listened at the last look, so nobody needs to be told: whoever has come since
+    /// looks by himself.
+    is_alone: bool,
     /// When the time is to be read again.
     clock_at: Instant,
 }
@@ -226,7 +242,7 @@ impl Loop {
                     is_filled = false;
                     let bits = self.hearing.outbox.bits.swap(0, Ordering::SeqCst);
                     tell_at = Instant::now() + TELL_EVERY;
-                    if !session.is_pooled() {
+                    if !session.is_pooled() && !self.is_alone {
                         in_time(max, driver.drive(tell(session, bits))).await?;
                     }
                 }
@@ -266,6 +282,8 @@ impl Loop {
         }
         self.nodes.values_mut().for_each(|is_held| *is_held = false);
         self.hold_again(session).await?;
+        self.is_alone = false;
+        session.query("SELECT pg_advisory_lock_shared($1)", &[&LOCK_LISTENER]).await?;
         let rows = session.query("SELECT pg_backend_pid()", &[]).await?;
         Ok(rows.first().map_or(Ok(0), |row| row.try_get(0))?)
     }
@@ -357,6 +375,9 @@ impl Loop {
         }
         if !session.is_pooled() {
             self.hold_again(session).await?;
+            let listeners = session.query(LISTENERS, &[&(LOCK_LISTENER >> 32)]).await?;
+            let n: i64 = listeners.first().map_or(Ok(0), |row| row.try_get(0))?;
+            self.is_alone = n == 1;
         }
         let rows = session.query(NEWEST, &[]).await?;
         let Some(row) = rows.first() else { return Ok(false) };

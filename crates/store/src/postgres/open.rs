@@ -51,6 +51,8 @@ const SERVER_VERSION_MIN: i32 = 150_000;
 pub(super) const LOCK_MIGRATE: i64 = 0x546B_6C31 << 32;
 const LOCK_NODE: i64 = 0x546B_6C32 << 32;
 pub(super) const LOCK_WRITER: i64 = 0x546B_6C33 << 32;
+/// Shared by all that listen.
+pub(super) const LOCK_LISTENER: i64 = 0x546B_6C36 << 32;
 
 /// The advisory lock that a live node holds.
 pub(super) fn node_lock(node: NodeId) -> i64 {

@@ -10,7 +10,7 @@ use crate::StoreError;
 pub struct ServerUse {
     /// Bytes of write-ahead log, by all its databases.
     pub wal_bytes: i64,
-    /// Committed transactions of this database. The server counts them up to a second late.
+    /// Transactions that have written something, of all its databases.
     pub n_commits: i64,
     /// The server's first process, when it runs on this machine.
     pub pid: Option<u32>,
@@ -25,7 +25,7 @@ pub struct ServerUse {
 /// Safe.
 pub async fn server_use(url: String) -> Result<ServerUse> {
     const SQL: &str = "SELECT (pg_current_wal_lsn() - '0/0')::bigint, \
-         (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()), \
+         pg_snapshot_xmax(pg_current_snapshot())::text::bigint, \
          pg_backend_pid(), coalesce(host(inet_server_addr()) IN ('127.0.0.1', '::1'), true)";
     apart(url, async |session: &Session| {
         let rows = session.query(SQL, &[]).await?;
