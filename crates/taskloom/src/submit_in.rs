@@ -67,11 +67,11 @@ pub async fn postgres<S: Submit>(
 /// # use taskloom::prelude::*;
 /// # use taskloom::submit_in::{self, sqlx};
 /// # #[task]
-/// # async fn receipt(order: i64) -> Result<(), TaskError> { Ok(()) }
+/// # async fn invoice(order: i64) -> Result<(), TaskError> { Ok(()) }
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut tx = pool.begin().await?;
 /// sqlx::query("INSERT INTO orders (id) VALUES (7)").execute(&mut *tx).await?;
-/// submit_in::sqlx(&mut tx, receipt(7)).await?;
+/// submit_in::sqlx(&mut tx, invoice(7)).await?;
 /// tx.commit().await?;
 /// # Ok(()) }
 /// ```
@@ -109,12 +109,12 @@ pub fn statement<T>(invocation: crate::Invocation<T>) -> Result<SubmitStatement,
 /// # use taskloom::submit_in::{self, rusqlite};
 /// # use rusqlite::{Connection, TransactionBehavior};
 /// # #[task]
-/// # async fn receipt(order: i64) -> Result<(), TaskError> { Ok(()) }
+/// # async fn reminder(order: i64) -> Result<(), TaskError> { Ok(()) }
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut connection = Connection::open("jobs.db")?;
 /// let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
 /// tx.execute("INSERT INTO orders (id) VALUES (7)", [])?;
-/// submit_in::sqlite(&tx, receipt(7))?;
+/// submit_in::sqlite(&tx, reminder(7))?;
 /// tx.commit()?;
 /// # Ok(()) }
 /// ```

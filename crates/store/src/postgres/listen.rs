@@ -282,10 +282,16 @@ impl Loop {
         }
         self.nodes.values_mut().for_each(|is_held| *is_held = false);
         self.hold_again(session).await?;
-        self.is_alone = false;
         session.query("SELECT pg_advisory_lock_shared($1)", &[&LOCK_LISTENER]).await?;
+        self.look_for_others(session).await?;
         let rows = session.query("SELECT pg_backend_pid()", &[]).await?;
         Ok(rows.first().map_or(Ok(0), |row| row.try_get(0))?)
+    }
+
+    async fn look_for_others(&mut self, session: &Session) -> Result<()> {
+        let rows = session.query(LISTENERS, &[&(LOCK_LISTENER >> 32)]).await?;
+        self.is_alone = rows.first().map_or(Ok(0_i64), |row| row.try_get(0))? == 1;
+        Ok(())
     }
 
     async fn hold_again(&mut self, session: &Session) -> Result<()> {
@@ -375,9 +381,7 @@ impl Loop {
         }
         if !session.is_pooled() {
             self.hold_again(session).await?;
-            let listeners = session.query(LISTENERS, &[&(LOCK_LISTENER >> 32)]).await?;
-            let n: i64 = listeners.first().map_or(Ok(0), |row| row.try_get(0))?;
-            self.is_alone = n == 1;
+            self.look_for_others(session).await?;
         }
         let rows = session.query(NEWEST, &[]).await?;
         let Some(row) = rows.first() else { return Ok(false) };

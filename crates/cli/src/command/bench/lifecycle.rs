@@ -17,8 +17,10 @@ use crate::print;
 
 /// How many jobs are timed one by one.
 const N_SINGLE: u32 = 300;
-/// How many single submits come before those that count.
+/// How many single submits come before those that count, and how many of those there are: the look
+/// at the server costs it something too.
 const N_WARM: u32 = 50;
+const N_COUNTED: u32 = 1_000;
 /// How many callers submit one job each at the same time.
 const N_CALLERS: u32 = 1_000;
 
@@ -59,16 +61,16 @@ pub(super) async fn measure(bench: &Bench, args: &BenchArgs) -> Result<Report> {
     let before = TaskSystem::open(url).connect().await?;
     // The first ones pay for what a new connection has to learn.
     let mut submitting = Watch::begin(bench).await?;
-    for n in 0..N_WARM + N_SINGLE {
+    for n in 0..N_WARM + N_COUNTED {
         if n == N_WARM {
             submitting = Watch::begin(bench).await?;
         }
         before.submit(invocation(&noop, u32::MAX, args.args_bytes)).await?;
     }
-    let server_per_submit = submitting.end(N_SINGLE).await?;
+    let server_per_submit = submitting.end(N_COUNTED).await?;
     submit_all(&before, &noop, load).await?;
     drop(before);
-    let n_queued = args.jobs + N_WARM + N_SINGLE;
+    let n_queued = args.jobs + N_WARM + N_COUNTED;
 
     let builder = TaskSystem::open(url).without_registered_tasks().task(noop.clone());
     let began = Instant::now();
