@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use taskloom_store::{
     Beat, Claimed, Clock, Demand, EventCursor, Finish, Judge, ManualClock, NewJob, NewNode, Queues,
     Store, StoreError,
 };
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, NoTls};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -112,6 +115,46 @@ async fn a_commit_of_one_wakes_the_other() {
         woken.await.expect("the other process is told").unwrap();
         claimed.extend(claim(&other, node, 9).await);
     }
+}
+
+/// Who tells the others of something, by the numbers of their connections.
+#[expect(clippy::disallowed_methods, reason = "the routine ends with the server of a test")]
+async fn listen(url: &str) -> mpsc::UnboundedReceiver<i32> {
+    let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let (sender, heard) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let Ok(AsyncMessage::Notification(notice)) = message {
+                sender.send(notice.process_id()).ok();
+            }
+        }
+    });
+    client.batch_execute("LISTEN taskloom").await.unwrap();
+    // Its connection goes on without it until the server stops.
+    std::mem::forget(client);
+    heard
+}
+
+/// A process that is alone tells nobody, and looks only once a second whether it still is.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_alone_tells_a_newcomer_of_its_next_commit() {
+    let mut place = Place::new();
+    let mut n_missed = 0;
+    for _ in 0..5 {
+        place.url = place.server.database().unwrap();
+        let mut heard = listen(&place.url).await;
+        let one = place.open();
+        submit(&one, 1).await;
+        let _other = place.open();
+        let greets = tokio::time::timeout(PATIENCE, heard.recv()).await;
+        let newcomer = greets.expect("a newcomer says so").unwrap();
+        submit(&one, 1).await;
+        let told = tokio::time::timeout(Duration::from_millis(300), heard.recv()).await;
+        n_missed += u32::from(told.is_err());
+        assert!(told.is_err() || told != Ok(Some(newcomer)));
+    }
+    // One may hear of the newcomer later than this test does, but seldom.
+    assert!(n_missed <= 2, "{n_missed} of 5 commits were not told");
 }
 
 #[tokio::test(flavor = "multi_thread")]

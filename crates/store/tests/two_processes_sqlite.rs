@@ -4,15 +4,35 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use taskloom_model::{JobId, NodeId, Outcome, Refusal, Roll, StateName, Time};
 use taskloom_store::sqlite::{LEASE, SqliteOptions, SqliteStore, Synchronous};
 use taskloom_store::{
-    Beat, Claimed, Demand, Finish, Judge, ManualClock, NewJob, NewNode, Queues, Store,
+    Beat, Claimed, Clock, Demand, Finish, Judge, ManualClock, NewJob, NewNode, Queues, Store,
 };
+
+/// Tells a second of its own while nobody may write to the file but the one who asks.
+#[derive(Debug)]
+struct LockClock(PathBuf);
+
+impl LockClock {
+    const FREE: Time = Time::from_millis(1_700_000_000_000);
+    const LOCKED: Time = Time::from_millis(1_700_000_001_000);
+}
+
+impl Clock for LockClock {
+    fn now(&self) -> Time {
+        let file = rusqlite::Connection::open(&self.0).unwrap();
+        file.busy_timeout(Duration::ZERO).unwrap();
+        match file.execute_batch("BEGIN IMMEDIATE") {
+            Ok(()) => LockClock::FREE,
+            Err(_) => LockClock::LOCKED,
+        }
+    }
+}
 
 fn clock() -> ManualClock {
     ManualClock::at(Time::from_millis(1_700_000_000_000))
@@ -49,6 +69,18 @@ fn succeeded(claimed: &Claimed) -> Finish {
         error: None,
         logs: Vec::new(),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_commit_is_read_when_nobody_else_can_write_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jobs.db");
+    let clock = Arc::new(LockClock(file.clone()));
+    let store = SqliteStore::open(file, SqliteOptions::default(), clock.clone()).unwrap();
+    assert_eq!(clock.now(), LockClock::FREE);
+    let accepted = store.submit(vec![NewJob::new("echo", "{}")]).await.unwrap();
+    let view = store.get(vec![accepted[0].id]).await.unwrap().remove(0).unwrap();
+    assert_eq!(view.created, LockClock::LOCKED);
 }
 
 #[tokio::test(flavor = "multi_thread")]

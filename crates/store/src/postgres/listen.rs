@@ -4,8 +4,8 @@
 //! A notice takes a lock of the whole database when it commits, so it is sent apart from the
 //! transactions it is about, and at most once each [`TELL_EVERY`]. A notice may be lost with a
 //! connection or a process; therefore there is a look at the newest event each [`LOOK`]. A process
-//! that is alone tells nobody. Nobody
-//! tells of jobs that came by `taskloom.submit`; they are looked for more often.
+//! that is alone tells nobody, until another that has come says so. Nobody tells of jobs that came
+//! by `taskloom.submit`; they are looked for more often.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -156,8 +156,7 @@ struct Loop {
     newest: u64,
     /// Where it begins to look for arrivals.
     arrivals: Floor,
-    /// Nobody else listened at the last look, so nobody needs to be told: whoever has come since
-    /// looks by himself.
+    /// Nobody else listened at the last look and nobody was heard since, so nobody needs to be told.
     is_alone: bool,
     /// When the time is to be read again.
     clock_at: Instant,
@@ -229,11 +228,7 @@ impl Loop {
                 }
             };
             match next {
-                Next::Heard(heard) => {
-                    for notice in heard.iter().filter(|it| it.process_id() != own) {
-                        self.hearing.tells.tell(told(notice.payload().parse().unwrap_or(u8::MAX)));
-                    }
-                }
+                Next::Heard(heard) => self.hear(&heard, own),
                 Next::Request(None) => return Ok(()),
                 Next::Request(Some(request)) => {
                     in_time(max, driver.drive(self.serve(session, request))).await?;
@@ -284,8 +279,20 @@ impl Loop {
         self.hold_again(session).await?;
         session.query("SELECT pg_advisory_lock_shared($1)", &[&LOCK_LISTENER]).await?;
         self.look_for_others(session).await?;
+        if !self.is_alone {
+            // Whoever was alone until now tells nobody, and would only notice at its next look.
+            tell(session, READY).await?;
+        }
         let rows = session.query("SELECT pg_backend_pid()", &[]).await?;
         Ok(rows.first().map_or(Ok(0), |row| row.try_get(0))?)
+    }
+
+    /// Passes on what the others tell; `own` are the notices of this connection.
+    fn hear(&mut self, heard: &[tokio_postgres::Notification], own: i32) {
+        for notice in heard.iter().filter(|it| it.process_id() != own) {
+            self.is_alone = false;
+            self.hearing.tells.tell(told(notice.payload().parse().unwrap_or(u8::MAX)));
+        }
     }
 
     async fn look_for_others(&mut self, session: &Session) -> Result<()> {

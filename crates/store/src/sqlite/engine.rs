@@ -13,10 +13,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use taskloom_model::{Fence, JobId, Life, Rules, Time};
 
 use super::tally::Tally;
-use crate::StoreError;
 use crate::codec::Policy;
 use crate::keys::KeyMap;
 use crate::tells::Told;
+use crate::{Clock, StoreError};
 
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
@@ -110,10 +110,11 @@ impl<C: Conn> Engine<C> {
         }
     }
 
-    /// Starts a transaction at `now`.
-    pub(super) fn begin(&mut self, now: Time) -> Result<()> {
+    /// Starts a transaction. Its time is read when nobody else can write any more, so times follow
+    /// the order of the commits, however long it waited.
+    pub(super) fn begin(&mut self, clock: &dyn Clock) -> Result<()> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        self.now = now;
+        self.now = clock.now();
         if self.foreign_commit()? {
             self.reload()?;
             // What the other process did may be what somebody here waits for.

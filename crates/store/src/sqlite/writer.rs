@@ -213,9 +213,10 @@ fn transact(
     works: &mut VecDeque<Work>,
     more: &mut dyn FnMut(&mut VecDeque<Work>),
 ) -> bool {
-    let began = Instant::now();
     let mut replies = Vec::with_capacity(works.len());
-    let mut failed = engine.begin(clock.now()).err();
+    let mut failed = engine.begin(clock).err();
+    // From here on: how long others wrote before does not make this commit smaller.
+    let began = Instant::now();
     while let Some(work) = works.pop_front() {
         if let Some(error) = &failed {
             // There is no transaction: what is written now would stand, whatever was answered.
