@@ -89,6 +89,17 @@ pub(crate) fn pack(event: PackedEvent, body: &mut Vec<u8>) {
     body.extend_from_slice(&packed[..len]);
 }
 
+/// What [`pack`] puts before and behind the key of the job, for an event whose key is not known yet.
+#[cfg(feature = "postgres")]
+pub(crate) fn pack_around_key(event: PackedEvent) -> (Vec<u8>, Vec<u8>) {
+    let mut kind = Vec::new();
+    pack(PackedEvent { job: 0, ..event }, &mut kind);
+    // The kind and the key 0 take a byte each.
+    let rest = kind.split_off(2);
+    kind.truncate(1);
+    (kind, rest)
+}
+
 /// A number of 64 bits takes ten groups of seven at most.
 const NUMBER_BYTES_MAX: usize = 10;
 
@@ -209,6 +220,22 @@ mod tests {
         }
         let mut rest = &body[..];
         assert_eq!(std::iter::from_fn(|| unpack(&mut rest)).collect::<Vec<_>>(), events);
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn an_event_is_whole_when_its_key_comes_later_in_six_groups_of_seven_bits() {
+        let kind = EventKind::JobSubmitted;
+        for job in [1, 127, 128, 5_000_000_000, (1 << 40) - 1] {
+            let event = PackedEvent { kind, job, created: 1 << 41, lane: 300, attempt: 0 };
+            let (before, behind) = pack_around_key(event);
+            let key = (0..6).map(|n| {
+                let more = if n < 5 { 0x80 } else { 0 };
+                u8::try_from(job >> (7 * n) & 0x7F).unwrap() | more
+            });
+            let body: Vec<u8> = before.into_iter().chain(key).chain(behind).collect();
+            assert_eq!(unpack(&mut &body[..]), Some(event));
+        }
     }
 
     #[test]

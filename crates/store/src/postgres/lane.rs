@@ -60,6 +60,12 @@ pub(super) trait Ask: Send + 'static {
 
     /// In the transaction. May be done again from the start, after a rollback.
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Self::Answer>;
+
+    /// Does everything in one statement that is a transaction of its own, if it can: for a call
+    /// that rides alone. Gives the offset of its first event too.
+    async fn perform_at_once(&self, _tx: &mut Tx<'_>) -> Result<Option<(Self::Answer, u64)>> {
+        Ok(None)
+    }
 }
 
 /// A call that waits for its answer.
@@ -82,6 +88,10 @@ trait Work: Send {
     ) -> LocalBoxFuture<'w, Result<()>>;
     /// Fails when the whole transaction must be taken back.
     fn perform<'w, 's: 'w>(&'w mut self, tx: &'w mut Tx<'s>) -> LocalBoxFuture<'w, Result<()>>;
+    fn perform_at_once<'w, 's: 'w>(
+        &'w mut self,
+        tx: &'w mut Tx<'s>,
+    ) -> LocalBoxFuture<'w, Result<Option<u64>>>;
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
@@ -108,6 +118,19 @@ impl<A: Ask> Work for Call<A> {
             let fatal = answer.as_ref().err().filter(|it| it.is_fatal()).cloned();
             self.answer = Some(answer);
             fatal.map_or(Ok(()), Err)
+        })
+    }
+
+    fn perform_at_once<'w, 's: 'w>(
+        &'w mut self,
+        tx: &'w mut Tx<'s>,
+    ) -> LocalBoxFuture<'w, Result<Option<u64>>> {
+        Box::pin(async move {
+            let Some((answer, first_event)) = self.ask.perform_at_once(tx).await? else {
+                return Ok(None);
+            };
+            self.answer = Some(Ok(answer));
+            Ok(Some(first_event))
         })
     }
 
@@ -421,7 +444,7 @@ fn first_batch(works: &[Box<dyn Work>]) -> usize {
     works.len()
 }
 
-/// Does the works in one transaction.
+/// Does the works in one transaction. Returns what to tell, and the offset of the first event.
 async fn transact(
     session: &Session,
     known: &mut Known,
@@ -433,6 +456,11 @@ async fn transact(
         work.prepare(&mut known.names, session).await?;
     }
     let mut tx = Tx::new(session, known, place);
+    if let [work] = works
+        && let Some(first_event) = work.perform_at_once(&mut tx).await?
+    {
+        return Ok((tx.tally.told, Some(first_event)));
+    }
     let n_new: usize = works.iter().map(|it| it.n_new()).sum();
     if 0 < n_new {
         tx.take_keys(n_new).await?;

@@ -84,17 +84,24 @@ impl Tally {
     }
 
     pub(super) fn event(&mut self, kind: EventKind, of: (u64, Time, i32), attempt: u32) {
-        let (job, created, lane) = of;
-        let event = PackedEvent {
-            kind,
-            job,
-            created: u64::try_from(created.as_millis()).unwrap_or(0),
-            lane: u64::try_from(lane).unwrap_or(0),
-            attempt: u64::from(attempt),
-        };
-        pack(event, &mut self.body);
+        pack(packed(kind, of, attempt), &mut self.body);
         self.n_events += 1;
         self.told.changed = true;
+    }
+}
+
+/// An event of the job with this key, made then, in this lane.
+pub(super) fn packed(
+    kind: EventKind,
+    (job, created, lane): (u64, Time, i32),
+    attempt: u32,
+) -> PackedEvent {
+    PackedEvent {
+        kind,
+        job,
+        created: u64::try_from(created.as_millis()).unwrap_or(0),
+        lane: u64::try_from(lane).unwrap_or(0),
+        attempt: u64::from(attempt),
     }
 }
 
