@@ -24,6 +24,20 @@ struct Place {
     server: PrivateServer,
     store: PostgresStore,
     node: NodeId,
+    /// Another process, which comes too late for every job.
+    late: (PostgresStore, NodeId),
+}
+
+async fn open(url: &str) -> (PostgresStore, NodeId) {
+    let store = PostgresStore::open(url, PostgresOptions::default()).unwrap();
+    let node = NewNode { name: "n".into(), pid: 1, tasks: Vec::new() };
+    let node = store.register(node).await.unwrap();
+    (store, node)
+}
+
+fn demand(n: usize) -> Vec<Demand> {
+    let tasks: Arc<[Arc<str>]> = [Arc::from("echo")].into();
+    vec![Demand { queues: Queues::Except(Arc::from([])), tasks, n }]
 }
 
 impl Place {
@@ -33,9 +47,7 @@ impl Place {
     }
 
     async fn claim(&self, n: usize) -> Vec<Claimed> {
-        let tasks: Arc<[Arc<str>]> = [Arc::from("echo")].into();
-        let demand = Demand { queues: Queues::Except(Arc::from([])), tasks, n };
-        self.store.claim(self.node, vec![demand]).await.unwrap()
+        self.store.claim(self.node, demand(n)).await.unwrap()
     }
 
     async fn finish(&self, claimed: &[Claimed]) {
@@ -67,21 +79,28 @@ impl Place {
         self.server.psql("db0", sql).unwrap().parse().unwrap()
     }
 
-    /// Claims until one reads few pages, as the server tells it a second later.
-    async fn until_claims_are_cheap(&self) {
+    /// Claims, in this process or in the one that finds nothing, until a claim reads few pages, as
+    /// the server tells it a second later.
+    async fn until_claims_are_cheap(&self, is_late: bool) {
         let began = Instant::now();
         loop {
             let (before, round) = (self.pages_read(), Instant::now());
             let mut n_claims = 0;
             while round.elapsed() < Duration::from_secs(3) {
-                self.run(5).await;
+                if is_late {
+                    let (late, node) = &self.late;
+                    assert!(late.claim(*node, demand(5)).await.unwrap().is_empty());
+                } else {
+                    self.run(5).await;
+                }
                 n_claims += 1;
             }
             let pages = (self.pages_read() - before) / n_claims;
             if pages <= PAGES_MAX {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "a claim reads {pages} pages of the index");
+            let whose = if is_late { "late" } else { "busy" };
+            assert!(began.elapsed() < PATIENCE, "a {whose} claim reads {pages} pages");
         }
     }
 
@@ -104,10 +123,8 @@ async fn claims_stay_cheap_and_find_every_job_while_a_transaction_is_held() {
     let started = PrivateServer::start(&std::env::temp_dir(), Durability::None);
     let server = started.unwrap_or_else(|why| panic!("{why}"));
     let url = server.database().unwrap();
-    let store = PostgresStore::open(&url, PostgresOptions::default()).unwrap();
-    let node = NewNode { name: "n".into(), pid: 1, tasks: Vec::new() };
-    let node = store.register(node).await.unwrap();
-    let place = Place { server, store, node };
+    let ((store, node), late) = (open(&url).await, open(&url).await);
+    let place = Place { server, store, node, late };
     let oldest = place.run(1).await[0];
 
     let (holder, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -117,7 +134,8 @@ async fn claims_stay_cheap_and_find_every_job_while_a_transaction_is_held() {
         for _ in 0..N_DEAD / BATCH {
             place.run(BATCH).await;
         }
-        place.until_claims_are_cheap().await;
+        place.until_claims_are_cheap(false).await;
+        place.until_claims_are_cheap(true).await;
 
         // Far behind the front.
         let changed = place.store.retry(vec![oldest]).await.unwrap();

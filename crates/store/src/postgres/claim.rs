@@ -1,6 +1,7 @@
 //! Taking ready jobs: from the front of each lane, by priority, then age. Rows that another
 //! process is taking are passed over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use taskloom_model::{
 use tokio_postgres::Row;
 
 use super::Result;
-use super::front::Ranges;
+use super::front::{RANKS_END, Ranges};
 use super::lane::Ask;
 use super::names::NEW_LANES;
 use super::rows::{self, AWAITED, Loaded, Stored, big, count, key};
@@ -41,12 +42,17 @@ pub(super) const FRONT: &str = "SELECT lane, count(*) FROM (SELECT l.lane, f.ran
      FROM unnest($1::int[]) AS l(lane) CROSS JOIN LATERAL (SELECT rank, job FROM hot \
      WHERE state = 2 AND lane = l.lane ORDER BY rank, job LIMIT $2) AS f \
      ORDER BY f.rank, f.job LIMIT $2) AS front GROUP BY lane";
-/// The same, of ranges.
-pub(super) const FRONT_RANGES: &str = "SELECT lane, count(*) FROM (SELECT l.lane, l.rank, f.job \
+/// The same of ranges, and the first job of each that has one.
+pub(super) const FRONT_RANGES: &str = "SELECT lane, rank, min(job), \
+     count(*) FILTER (WHERE place <= $2) FROM (SELECT l.lane, l.rank, f.job, \
+     row_number() OVER (ORDER BY l.rank, f.job) AS place \
      FROM unnest($1::int[], $3::smallint[], $4::bigint[], $5::bigint[]) \
      AS l(lane, rank, low, high) CROSS JOIN LATERAL (SELECT job FROM hot \
      WHERE state = 2 AND lane = l.lane AND (rank, job) >= (l.rank, l.low) \
-     AND (rank, job) < (l.rank, l.high) ORDER BY rank, job LIMIT $2) AS f ORDER BY l.rank, f.job LIMIT $2) AS front GROUP BY lane";
+     AND (rank, job) < (l.rank, l.high) ORDER BY rank, job LIMIT $2) AS f) AS front \
+     GROUP BY lane, rank";
+/// The newest key that was given to a job.
+pub(super) const NEWEST_KEY: &str = "SELECT last_value FROM job_key";
 
 /// A statement that gives a node the leases of the jobs that `$of` finds and locks.
 macro_rules! claim {
@@ -79,6 +85,17 @@ pub(super) const CLAIM_RANGES: &str = claim!(
 fn in_order(mut taken: Vec<Row>) -> Vec<Row> {
     taken.sort_unstable_by_key(|row| (row.get::<_, i16>(3), row.get::<_, i64>(0)));
     taken
+}
+
+/// The first job of each lane and rank, of rows that are in order.
+fn first_of_ranks(rows: &[Row]) -> Result<BTreeMap<(i32, i16), i64>> {
+    let mut firsts = BTreeMap::new();
+    for row in rows {
+        let (job, lane, rank): (i64, i32, i16) =
+            (row.try_get(0)?, row.try_get(2)?, row.try_get(3)?);
+        firsts.entry((lane, rank)).or_insert(job);
+    }
+    Ok(firsts)
 }
 
 impl Tx<'_> {
@@ -177,51 +194,60 @@ impl Tx<'_> {
 
     /// The same where many dead rows lie before the first ready ones.
     async fn take_guarded(&mut self, node: NodeId, lanes: &[i32], n: usize) -> Result<Vec<Row>> {
-        self.session.prepare(&[CLAIM_RANGES, FRONT_RANGES]).await?;
+        self.session.prepare(&[CLAIM_RANGES, FRONT_RANGES, NEWEST_KEY]).await?;
+        let now = Instant::now();
         let mut taken = Vec::new();
-        if let Some(window) = self.fronts.window(lanes, Instant::now()) {
-            let began = Instant::now();
+        if let Some(window) = self.fronts.window(lanes, now) {
             taken = self.take_ranges(node, &window, n).await?;
-            self.fronts.swept(began.elapsed(), taken.len());
+            self.fronts.swept(now.elapsed(), taken.len());
         }
         let room = n - taken.len();
-        let limit = big(room as u64);
-        let fronts: Vec<(i32, i64)> = if let [only] = lanes {
-            vec![(*only, limit)]
-        } else {
-            let Ranges { lanes, ranks, low, high } = self.fronts.ahead(lanes);
-            let rows = self.query(FRONT_RANGES, &[&lanes, &limit, &ranks, &low, &high]).await?;
-            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_>>()?
-        };
-        for (lane, n) in fronts {
-            let n = usize::try_from(n).unwrap_or(0);
-            if 0 < n {
-                let ahead = self.fronts.ahead(&[lane]);
-                let rows = in_order(self.take_ranges(node, &ahead, n).await?);
-                self.note_fronts(lane, &rows)?;
-                taken.extend(rows);
+        if room == 0 {
+            return Ok(in_order(taken));
+        }
+        let newest = match self.fronts.asks_for_newest(now) {
+            true => {
+                self.query(NEWEST_KEY, &[]).await?.first().map(|it| it.try_get(0)).transpose()?
             }
+            false => None,
+        };
+        if let [only] = lanes {
+            let rows = in_order(self.take_ahead(node, *only, room).await?);
+            let firsts = first_of_ranks(&rows)?;
+            // Ranks behind the last job were not looked at.
+            let end = rows
+                .last()
+                .filter(|_| rows.len() == room)
+                .map_or(Ok(RANKS_END), |it| it.try_get(3))?;
+            self.fronts.saw((lanes, end), &firsts, (newest, now));
+            taken.extend(rows);
+            return Ok(in_order(taken));
+        }
+        let limit = big(room as u64);
+        let Ranges { lanes: of, ranks, low, high } = self.fronts.ahead(lanes);
+        let (mut firsts, mut fronts) = (BTreeMap::new(), BTreeMap::<i32, i64>::new());
+        for row in self.query(FRONT_RANGES, &[&of, &limit, &ranks, &low, &high]).await? {
+            let lane: i32 = row.try_get(0)?;
+            firsts.insert((lane, row.try_get(1)?), row.try_get(2)?);
+            *fronts.entry(lane).or_default() += row.try_get::<_, i64>(3)?;
+        }
+        self.fronts.saw((lanes, RANKS_END), &firsts, (newest, now));
+        for (lane, n) in fronts.into_iter().filter(|it| 0 < it.1) {
+            taken.extend(self.take_ahead(node, lane, usize::try_from(n).unwrap_or(0)).await?);
         }
         Ok(in_order(taken))
+    }
+
+    /// Takes the first `n` jobs of a lane that are at its front or ahead.
+    async fn take_ahead(&mut self, node: NodeId, lane: i32, n: usize) -> Result<Vec<Row>> {
+        let ahead = self.fronts.ahead(&[lane]);
+        self.take_ranges(node, &ahead, n).await
     }
 
     async fn take_ranges(&mut self, node: NodeId, from: &Ranges, n: usize) -> Result<Vec<Row>> {
         let (n, node, now) = (big(n as u64), big(node.0), self.now.as_millis());
         let Ranges { lanes, ranks, low, high } = from;
         self.query(CLAIM_RANGES, &[lanes, &n, &node, &now, ranks, low, high]).await
-    }
-
-    /// Notes the first job of each rank.
-    fn note_fronts(&mut self, lane: i32, rows: &[Row]) -> Result<()> {
-        let (now, mut last) = (Instant::now(), None);
-        for row in rows {
-            let (job, rank): (i64, i16) = (row.try_get(0)?, row.try_get(3)?);
-            if last != Some(rank) {
-                self.fronts.saw_first((lane, rank), job, now);
-                last = Some(rank);
-            }
-        }
-        Ok(())
     }
 
     /// Gives `node` the lease of a job that was taken, or fails the job when its deadline has

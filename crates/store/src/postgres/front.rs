@@ -2,7 +2,7 @@
 //! might still see can't be removed, and a claim would walk over every job that has run since.
 //!
 //! As long as there are many dead rows, a claim begins where the first ready job stood a moment
-//! ago. What stands behind that (retried, rescued, promoted, committed late) is found by a sweep:
+//! ago, or if there was none, at the newest key of that moment. What stands behind that (retried, rescued, promoted, committed late) is found by a sweep:
 //! now and then a claim also looks at a window further back, as wide as it can be for its time.
 //! Such a job may then run some seconds after younger ones of its priority. With few dead rows
 //! every claim looks from the start.
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 pub(super) const MANY_DEAD: i64 = 50_000;
 /// How old a front is: transactions that had their keys before that have committed.
 const LAG: Duration = Duration::from_millis(100);
+/// The same where no job was ready. A slow commit would be all that there is, and lie behind it.
+const LAG_NONE: Duration = Duration::from_millis(500);
 /// How often a claim sweeps, and how long that may take.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 const SWEEP_TIME: Duration = Duration::from_millis(5);
@@ -34,8 +36,16 @@ const GROWTH: i64 = 4;
 struct Front {
     /// Where claims begin.
     settled: i64,
-    /// Where they will, once it is [`LAG`] old.
-    newer: (Instant, i64),
+    newer: Newer,
+}
+
+/// Where claims will begin.
+#[derive(Debug, Clone, Copy)]
+struct Newer {
+    from: Instant,
+    first: i64,
+    /// No job was ready, and this is the newest key there was.
+    is_none: bool,
 }
 
 /// Where one connection begins to look for ready jobs.
@@ -44,6 +54,8 @@ pub(super) struct Fronts {
     is_guarded: bool,
     /// By lane and rank.
     fronts: BTreeMap<(i32, i16), Front>,
+    /// When a claim last asked for the newest key.
+    asked: Option<Instant>,
     sweep: Sweep,
     /// Where upkeep begins to look: for arrivals by their keys, for what is due and what is late by
     /// its time.
@@ -77,23 +89,25 @@ impl Floor {
         self.front.map_or(i64::MIN, |it| it.settled)
     }
 
-    /// Notes what a look that began at `begun` and ended `now` has found first.
-    pub(super) fn saw(&mut self, from: i64, first: Option<i64>, (begun, now): (Instant, Instant)) {
+    /// Notes that a look that began at `begun` and ended `now` has found nothing before `first`.
+    pub(super) fn saw(&mut self, from: i64, first: i64, (begun, now): (Instant, Instant)) {
         if from == i64::MIN {
             self.whole = Some((now, now.duration_since(begun)));
         }
-        if let Some(first) = first {
-            Front::note(&mut self.front, first, now);
-        }
+        Front::note(&mut self.front, (first, false), now);
     }
 }
 
 impl Front {
     /// What was seen first a moment ago is the front; what is seen now will be.
-    fn note(front: &mut Option<Front>, first: i64, now: Instant) {
-        let front = front.get_or_insert(Front { settled: i64::MIN, newer: (now, first) });
-        if LAG <= now.duration_since(front.newer.0) {
-            *front = Front { settled: front.newer.1, newer: (now, first) };
+    fn note(front: &mut Option<Front>, (first, is_none): (i64, bool), now: Instant) {
+        let lag = if is_none { LAG_NONE } else { LAG };
+        let newer = Newer { from: now + lag, first, is_none };
+        let front = front.get_or_insert(Front { settled: i64::MIN, newer });
+        if front.newer.from <= now {
+            *front = Front { settled: front.newer.first, newer };
+        } else if front.newer.is_none && !is_none {
+            front.newer = newer;
         }
     }
 }
@@ -120,8 +134,10 @@ pub(super) struct Ranges {
     pub(super) high: Vec<i64>,
 }
 
+/// One more than the last rank.
+pub(super) const RANKS_END: i16 = 10;
 /// Priorities 9 to 0, the urgent ones first.
-const RANKS: std::ops::RangeInclusive<i16> = 0..=9;
+const RANKS: std::ops::Range<i16> = 0..RANKS_END;
 
 impl Fronts {
     /// Whether claims begin at the front from now on.
@@ -147,11 +163,35 @@ impl Fronts {
         ranges
     }
 
-    /// Notes the first job that a claim found [`ahead`](Fronts::ahead).
-    pub(super) fn saw_first(&mut self, (lane, rank): (i32, i16), job: i64, now: Instant) {
-        let mut front = self.fronts.get(&(lane, rank)).copied();
-        Front::note(&mut front, job, now);
-        self.fronts.extend(front.map(|it| ((lane, rank), it)));
+    /// Whether the next look ahead shall ask for the newest key.
+    pub(super) fn asks_for_newest(&mut self, now: Instant) -> bool {
+        let asks = self.asked.is_none_or(|it| LAG <= now.duration_since(it));
+        if asks {
+            self.asked = Some(now);
+        }
+        asks
+    }
+
+    /// Notes what a claim has seen [`ahead`](Fronts::ahead) of some lanes, in the ranks before `end`:
+    /// the first job of a lane and rank, or that there was none, when no key was above `newest`
+    /// before the look.
+    pub(super) fn saw(
+        &mut self,
+        (lanes, end): (&[i32], i16),
+        firsts: &BTreeMap<(i32, i16), i64>,
+        (newest, now): (Option<i64>, Instant),
+    ) {
+        for place in RANKS.flat_map(|rank| lanes.iter().map(move |&lane| (lane, rank))) {
+            let seen = match firsts.get(&place) {
+                Some(&first) => Some((first, false)),
+                None => newest.filter(|_| place.1 < end).map(|it| (it, true)),
+            };
+            if let Some(seen) = seen {
+                let mut front = self.fronts.get(&place).copied();
+                Front::note(&mut front, seen, now);
+                self.fronts.extend(front.map(|it| (place, it)));
+            }
+        }
     }
 
     /// The next window of a sweep, when it is time for one.
@@ -208,21 +248,47 @@ mod tests {
         fronts.ahead(&[LANE]).low
     }
 
+    /// Notes that rank 9 had this job first, and nothing of the others.
+    fn see(fronts: &mut Fronts, first: i64, now: Instant) {
+        fronts.saw((&[LANE], 0), &[((LANE, 9), first)].into(), (None, now));
+    }
+
     #[test]
     fn a_front_is_where_the_first_job_was_a_moment_ago() {
         let mut fronts = Fronts::default();
         fronts.guard(true);
         let began = Instant::now();
         assert_eq!(lows(&fronts), vec![i64::MIN; 10], "from the start, when nothing is known");
-        fronts.saw_first((LANE, 9), 100, began);
-        fronts.saw_first((LANE, 9), 200, began + LAG / 2);
+        see(&mut fronts, 100, began);
+        see(&mut fronts, 200, began + LAG / 2);
         assert_eq!(lows(&fronts)[9], i64::MIN, "what is committed late may stand before it");
-        fronts.saw_first((LANE, 9), 300, began + LAG);
+        see(&mut fronts, 300, began + LAG);
         assert_eq!(lows(&fronts)[9], 100);
-        fronts.saw_first((LANE, 9), 400, began + 2 * LAG);
+        see(&mut fronts, 400, began + 2 * LAG);
         assert_eq!(lows(&fronts), [[i64::MIN; 9].as_slice(), &[300]].concat(), "other ranks stay");
         fronts.guard(false);
         assert_eq!(lows(&fronts), vec![i64::MIN; 10]);
+    }
+
+    #[test]
+    fn where_no_job_was_ready_the_newest_key_is_the_front_a_little_later() {
+        let mut fronts = Fronts::default();
+        fronts.guard(true);
+        let (began, none) = (Instant::now(), BTreeMap::new());
+        fronts.saw((&[LANE], 5), &none, (Some(100), began));
+        fronts.saw((&[LANE], 5), &none, (None, began + LAG_NONE));
+        assert_eq!(lows(&fronts), vec![i64::MIN; 10], "nobody knew the newest key");
+        fronts.saw((&[LANE], 5), &none, (Some(200), began + LAG_NONE));
+        let (seen, unseen) = (vec![100; 5], vec![i64::MIN; 5]);
+        assert_eq!(lows(&fronts), [seen, unseen].concat(), "ranks from 5 on were not looked at");
+        // A job that was found counts sooner than the newest key.
+        let found = [((LANE, 0), 150)].into();
+        fronts.saw((&[LANE], 5), &found, (Some(300), began + LAG_NONE + LAG));
+        assert_eq!(lows(&fronts)[0], 100);
+        fronts.saw((&[LANE], 5), &none, (Some(400), began + LAG_NONE + 2 * LAG));
+        assert_eq!(lows(&fronts)[..2], [150, 100]);
+        assert!(fronts.asks_for_newest(began) && !fronts.asks_for_newest(began + LAG / 2));
+        assert!(fronts.asks_for_newest(began + LAG));
     }
 
     #[test]
@@ -230,15 +296,15 @@ mod tests {
         let (mut floor, began) = (Floor::default(), Instant::now());
         let ms = Duration::from_millis;
         assert_eq!(floor.begins(true, began), i64::MIN);
-        floor.saw(i64::MIN, Some(7), (began, began + ms(100)));
+        floor.saw(i64::MIN, 7, (began, began + ms(100)));
         assert_eq!(floor.begins(true, began + ms(100)), i64::MIN, "nothing is settled yet");
-        floor.saw(i64::MIN + 1, Some(9), (began, began + ms(200)));
+        floor.saw(i64::MIN + 1, 9, (began, began + ms(200)));
         assert_eq!(floor.begins(true, began + ms(200)), 7);
         assert_eq!(floor.begins(false, began + ms(200)), i64::MIN);
         assert_eq!(floor.begins(true, began + ms(1_999)), 7, "the start was slow to look at");
         assert_eq!(floor.begins(true, began + ms(2_100)), i64::MIN);
-        floor.saw(i64::MIN, None, (began + ms(2_100), began + ms(2_101)));
-        assert_eq!(floor.begins(true, began + ms(2_200)), 7);
+        floor.saw(i64::MIN, 11, (began + ms(2_100), began + ms(2_101)));
+        assert_eq!(floor.begins(true, began + ms(2_200)), 9);
         assert_eq!(floor.begins(true, began + ms(3_101)), i64::MIN, "it was quick");
     }
 
@@ -249,7 +315,7 @@ mod tests {
         let mut now = Instant::now();
         assert_eq!(fronts.window(&[LANE], now), None, "nothing is behind the start");
         for _ in 0..2 {
-            fronts.saw_first((LANE, 9), 1_000_000, now);
+            see(&mut fronts, 1_000_000, now);
             now += LAG;
         }
         let mut next = 0;

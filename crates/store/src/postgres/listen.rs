@@ -60,6 +60,10 @@ const LISTENERS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisor
 const NEWEST: &str = "SELECT (SELECT max(first) FROM events), \
      pg_stat_get_dead_tuples('hot'::regclass)";
 
+/// The newest key, and the first job that no node has taken in.
+const FIRST_ARRIVAL: &str = "SELECT last_value, (SELECT min(job) FROM arrivals WHERE job >= $1) \
+     FROM job_key";
+
 const READY: u8 = 1;
 const DUE: u8 = 2;
 const CHANGED: u8 = 4;
@@ -342,9 +346,11 @@ impl Loop {
         let begun = Instant::now().into_std();
         let is_guarded = self.hearing.has_many_dead.load(Ordering::Relaxed);
         let from = self.arrivals.begins(is_guarded, begun);
-        let rows = session.query("SELECT min(job) FROM arrivals WHERE job >= $1", &[&from]).await?;
-        let first: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
-        self.arrivals.saw(from, first, (begun, Instant::now().into_std()));
+        let rows = session.query(FIRST_ARRIVAL, &[&from]).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        let (newest, first): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        let took = (begun, Instant::now().into_std());
+        self.arrivals.saw(from, first.unwrap_or(newest), took);
         Ok(first.is_some())
     }
 

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 
 use super::Result;
 use super::arrivals::{self, ARRIVALS, ARRIVALS_MAX};
+use super::claim::NEWEST_KEY;
 use super::lane::Ask;
 use super::rows::{big, key};
 use super::session::Params;
@@ -29,7 +30,7 @@ impl Ask for Promote {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Promoted> {
         let (now, n) = (tx.now.as_millis(), big(PROMOTE_MAX as u64));
-        tx.session.prepare(&[ARRIVALS, LATE, DUE]).await?;
+        tx.session.prepare(&[NEWEST_KEY, ARRIVALS, LATE, DUE]).await?;
         let begin = tx.begin();
         let (begun, is_guarded) = (Instant::now(), tx.fronts.is_guarded());
         let arrivals_from = tx.fronts.arrivals.begins(is_guarded, begun);
@@ -38,16 +39,18 @@ impl Ask for Promote {
         let arrivals_params: Params<'_> = &[&ARRIVALS_MAX, &arrivals_from];
         let due_params: Params<'_> = &[&now, &n, &due_from];
         let late_params: Params<'_> = &[&now, &n, &late_from];
-        let ((), arrived, late, due) = futures::try_join!(
+        let ((), newest, arrived, late, due) = futures::try_join!(
             begin,
+            tx.session.query(NEWEST_KEY, &[]),
             tx.session.query(ARRIVALS, arrivals_params),
             tx.session.query(LATE, late_params),
             tx.session.query(DUE, due_params),
         )?;
         let (first, took) = (|rows: &[Row]| rows.first().map(|it| it.get(0)), Instant::now());
-        tx.fronts.arrivals.saw(arrivals_from, first(&arrived), (begun, took));
-        tx.fronts.late.saw(late_from, first(&late), (begun, took));
-        tx.fronts.due.saw(due_from, first(&due), (begun, took));
+        let newest = first(&newest).unwrap_or(0);
+        tx.fronts.arrivals.saw(arrivals_from, first(&arrived).unwrap_or(newest), (begun, took));
+        tx.fronts.late.saw(late_from, first(&late).unwrap_or(now), (begun, took));
+        tx.fronts.due.saw(due_from, first(&due).unwrap_or(now), (begun, took));
         let (arrived, has_more) = arrivals::batch(&arrived)?;
         tx.load(arrived.iter().copied()).await?;
         let pairs = |rows: &[Row]| -> Result<Vec<(i64, u64)>> {
