@@ -96,6 +96,7 @@ impl Place {
                 n_claims += 1;
             }
             let pages = (self.pages_read() - before) / n_claims;
+            println!("{pages} pages of the index a claim");
             if pages <= PAGES_MAX {
                 return;
             }

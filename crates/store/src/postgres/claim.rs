@@ -40,7 +40,7 @@ pub(super) const KNOWN_NODE: &str = "SELECT 1 FROM nodes WHERE id = $1 FOR KEY S
 /// How many of the first ready jobs are in each lane.
 pub(super) const FRONT: &str = "SELECT lane, count(*) FROM (SELECT l.lane, f.rank, f.job \
      FROM unnest($1::int[]) AS l(lane) CROSS JOIN LATERAL (SELECT rank, job FROM hot \
-     WHERE state = 2 AND lane = l.lane ORDER BY rank, job LIMIT $2) AS f \
+     WHERE state = 2 AND lane = l.lane ORDER BY rank, job + 0 LIMIT $2) AS f \
      ORDER BY f.rank, f.job LIMIT $2) AS front GROUP BY lane";
 /// The same of ranges, and the first job of each that has one.
 pub(super) const FRONT_RANGES: &str = "SELECT lane, rank, min(job), \
@@ -48,8 +48,8 @@ pub(super) const FRONT_RANGES: &str = "SELECT lane, rank, min(job), \
      row_number() OVER (ORDER BY l.rank, f.job) AS place \
      FROM unnest($1::int[], $3::smallint[], $4::bigint[], $5::bigint[]) \
      AS l(lane, rank, low, high) CROSS JOIN LATERAL (SELECT job FROM hot \
-     WHERE state = 2 AND lane = l.lane AND (rank, job) >= (l.rank, l.low) \
-     AND (rank, job) < (l.rank, l.high) ORDER BY rank, job LIMIT $2) AS f) AS front \
+     WHERE state = 2 AND lane = l.lane AND rank = l.rank AND job + 0 >= l.low \
+     AND job + 0 < l.high ORDER BY job + 0 LIMIT $2) AS f) AS front \
      GROUP BY lane, rank";
 /// The newest key that was given to a job.
 pub(super) const NEWEST_KEY: &str = "SELECT last_value FROM job_key";
@@ -70,15 +70,14 @@ macro_rules! claim {
 }
 pub(super) const CLAIM: &str = claim!(
     "SELECT job FROM hot WHERE state = 2 AND lane = $1 \
-     ORDER BY rank, job LIMIT $2 FOR UPDATE SKIP LOCKED"
+     ORDER BY rank, job + 0 LIMIT $2 FOR UPDATE SKIP LOCKED"
 );
-/// From ranges, one after the other: what is behind the limit is neither read nor locked. Pairs are
-/// compared because only the index of the ready ones knows their order.
+/// From ranges, one after the other: what is behind the limit is neither read nor locked.
 pub(super) const CLAIM_RANGES: &str = claim!(
     "SELECT f.job FROM unnest($1::int[], $5::smallint[], $6::bigint[], $7::bigint[]) \
      AS l(lane, rank, low, high) CROSS JOIN LATERAL (SELECT job FROM hot \
-     WHERE state = 2 AND lane = l.lane AND (rank, job) >= (l.rank, l.low) \
-     AND (rank, job) < (l.rank, l.high) ORDER BY rank, job FOR UPDATE SKIP LOCKED) AS f LIMIT $2"
+     WHERE state = 2 AND lane = l.lane AND rank = l.rank AND job + 0 >= l.low \
+     AND job + 0 < l.high ORDER BY job + 0 FOR UPDATE SKIP LOCKED) AS f LIMIT $2"
 );
 
 /// By priority, then age: what RETURNING gives has no order of its own.

@@ -30,6 +30,9 @@ const WIDTH_FIRST: i64 = 1 << 16;
 const WIDTH_MIN: i64 = 1 << 10;
 /// How fast a window grows: all keys there may be, within two seconds.
 const GROWTH: i64 = 4;
+/// Windows from the start to the front at least: what is cheap to look at, as nothing dead is left
+/// there, says little of what comes next.
+const WINDOWS_MIN: i64 = 16;
 
 /// The first ready jobs of one lane and rank, as they were seen.
 #[derive(Debug, Clone, Copy)]
@@ -116,12 +119,14 @@ impl Front {
 struct Sweep {
     from: i64,
     width: i64,
+    /// How many keys the last window had: fewer than the width at the end.
+    span: i64,
     last: Option<Instant>,
 }
 
 impl Default for Sweep {
     fn default() -> Sweep {
-        Sweep { from: 0, width: WIDTH_FIRST, last: None }
+        Sweep { from: 0, width: WIDTH_FIRST, span: 0, last: None }
     }
 }
 
@@ -203,8 +208,9 @@ impl Fronts {
         }
         self.sweep.last = Some(now);
         let low = if end <= self.sweep.from { 0 } else { self.sweep.from };
-        let high = low.saturating_add(self.sweep.width).min(end);
-        self.sweep.from = high;
+        let width = self.sweep.width.min((end / WINDOWS_MIN).max(WIDTH_FIRST));
+        let high = low.saturating_add(width).min(end);
+        (self.sweep.from, self.sweep.span) = (high, high - low);
         let mut ranges = Ranges::default();
         for rank in RANKS {
             for &lane in lanes {
@@ -217,12 +223,12 @@ impl Fronts {
     /// Notes how long a sweep took that found `n` jobs: the next one is as wide as fits its time.
     pub(super) fn swept(&mut self, took: Duration, n: usize) {
         let walked = took.saturating_sub(CLAIM_TIME * u32::try_from(n).unwrap_or(u32::MAX));
-        let width = &mut self.sweep.width;
+        let Sweep { width, span, .. } = &mut self.sweep;
         *width = if walked <= SWEEP_TIME {
             width.saturating_mul(GROWTH)
         } else {
             let times = walked.as_nanos() / SWEEP_TIME.as_nanos() + 1;
-            (*width / i64::try_from(times).unwrap_or(i64::MAX)).max(WIDTH_MIN)
+            (*span / i64::try_from(times).unwrap_or(i64::MAX)).max(WIDTH_MIN)
         };
     }
 }
@@ -344,5 +350,9 @@ mod tests {
         let before = fronts.sweep.width;
         fronts.swept(Duration::from_millis(34), 1_000);
         assert!(before < fronts.sweep.width, "jobs take time, and are no reason to slow down");
+        // There were much fewer keys than that.
+        fronts.sweep.span = 1_000_000;
+        fronts.swept(SWEEP_TIME * 9, 0);
+        assert_eq!(fronts.sweep.width, 100_000, "the next one fits");
     }
 }

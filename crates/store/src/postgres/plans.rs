@@ -5,6 +5,7 @@ use super::PostgresOptions;
 use super::arrivals::ARRIVALS;
 use super::claim::{CLAIM, CLAIM_RANGES, FRONT, FRONT_RANGES};
 use super::finish::FINISH;
+use super::nodes::TO_CANCEL;
 use super::open::{Opened, Server};
 use super::read::{ATTEMPTS, LOGS, SCAN_ALL, SCAN_STATES, VIEWS};
 use super::rows::{LOAD_ENDED, LOAD_HOT};
@@ -13,7 +14,7 @@ use super::write::{ADD_COUNTS, ADD_LOGS, KEEP_ATTEMPTS, LEAVE_ENDED, PUT_EXTRAS,
 use crate::conformance::{Durability, PrivateServer};
 
 /// A statement with arguments, and the index its plan must name.
-const STATEMENTS: [(&str, &str, &str); 10] = [
+const STATEMENTS: [(&str, &str, &str); 11] = [
     (CLAIM, "1, 100, 7, 0", "hot_ready"),
     (FRONT, "'{1,2,3}', 100", "hot_ready"),
     (CLAIM_RANGES, "'{1,1}', 100, 7, 0, '{8,9}', '{0,0}', '{9,9}'", "hot_ready"),
@@ -26,6 +27,7 @@ const STATEMENTS: [(&str, &str, &str); 10] = [
         "'{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}'",
         "hot_pkey",
     ),
+    (TO_CANCEL, "7", "hot_cancel"),
     (ARRIVALS, "100, 0", "arrivals_pkey"),
     (ADD_COUNTS, "1, '{1}', '{0}', '{1}', '{1}'", ""),
 ];
@@ -79,6 +81,15 @@ fn check_plans(server: &PrivateServer, before: &str) {
     }
 }
 
+/// What a vacuum leaves of `hot` in the catalog, when nearly all its rows are dead and must stay.
+fn after_vacuum(pages: u32) -> String {
+    format!(
+        "UPDATE pg_class SET reltuples = 1000, relpages = {pages} WHERE oid = 'hot'::regclass; \
+         UPDATE pg_class SET reltuples = {pages} * 60, relpages = {pages} / 4 \
+         WHERE relname IN ('hot_pkey', 'hot_ready', 'hot_leases')"
+    )
+}
+
 #[test]
 fn claim_and_finish_find_their_rows_by_index_whatever_the_statistics() {
     let started = PrivateServer::start(&std::env::temp_dir(), Durability::None);
@@ -89,6 +100,11 @@ fn claim_and_finish_find_their_rows_by_index_whatever_the_statistics() {
     // Of an empty table, and of one that was full and is empty.
     check_plans(&server, &format!("ANALYZE; {FILL}"));
     check_plans(&server, &format!("{FILL} ANALYZE; DELETE FROM hot; DELETE FROM ended"));
+    // Between a vacuum that saw that hardly any row is left, and could remove none, and the ANALYZE
+    // that comes after it.
+    for pages in [100, 10_000, 100_000] {
+        check_plans(&server, &format!("{FILL} ANALYZE; {}", after_vacuum(pages)));
+    }
     // When nearly all of the jobs were running.
     check_plans(&server, &format!("{FILL} UPDATE hot SET state = 3, node = 7; ANALYZE"));
 }

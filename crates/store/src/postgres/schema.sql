@@ -61,12 +61,14 @@ CREATE TABLE hot (
     autovacuum_analyze_scale_factor = 0.2,
     autovacuum_vacuum_cost_delay = 0
 );
-CREATE INDEX hot_ready ON hot (lane, rank, job) WHERE state = 2;
+-- Not on the job itself: a range of that the planner would look for in `hot_pkey` at times. For the
+-- same reason `hot_cancel` is not on the node itself: there is `hot_leases`.
+CREATE INDEX hot_ready ON hot (lane, rank, (job + 0)) WHERE state = 2;
 CREATE INDEX hot_waiting ON hot (at, job) WHERE at IS NOT NULL;
 -- On the node and not on the state: with `WHERE state = 3` the planner lets the finishing
 -- statement walk every lease.
 CREATE INDEX hot_leases ON hot (node) WHERE node IS NOT NULL;
-CREATE INDEX hot_cancel ON hot (node) WHERE flags >= 8;
+CREATE INDEX hot_cancel ON hot ((node + 0)) WHERE flags >= 8;
 
 -- Jobs that came by `submit` (submit.sql) in a transaction of somebody else, and that no node has
 -- taken in yet: they are in no number of `counts` and in no event, and their rows in `hot` say state
