@@ -19,9 +19,10 @@ const AFTER_MAX: u32 = 20_000;
 
 /// The oldest that nobody else takes in just now, with how many jobs they wait for. Their rows in
 /// `hot` are what is locked, as for any move, and in the same order.
-pub(super) const ARRIVALS: &str = "SELECT a.job, coalesce(cardinality(a.after), 0) \
-     FROM arrivals a JOIN hot h ON h.job = a.job WHERE a.job >= $2 ORDER BY a.job LIMIT $1 \
-     FOR UPDATE OF h SKIP LOCKED";
+pub(super) const ARRIVALS: &str = "SELECT a.job, a.n_after FROM (SELECT job, \
+     coalesce(cardinality(after), 0) AS n_after FROM arrivals WHERE job >= $2 ORDER BY job OFFSET 0) \
+     AS a CROSS JOIN LATERAL (SELECT FROM hot WHERE job = a.job FOR UPDATE SKIP LOCKED) AS h \
+     ORDER BY a.job LIMIT $1";
 const LEAVE_ARRIVALS: &str = "DELETE FROM arrivals WHERE job = ANY($1) RETURNING job, after";
 
 /// A job that has just arrived, and the jobs it must wait for.

@@ -83,7 +83,7 @@ impl Ask for Change {
 pub(super) const FINISH: &str = "WITH gone AS (DELETE FROM hot h \
      USING unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[]) \
      AS e(job, fence, started, result) \
-     WHERE h.job = e.job AND h.fence = e.fence AND h.state = 3 AND h.flags = 0 \
+     WHERE h.job = ANY(ARRAY[e.job]) AND h.fence = e.fence AND h.state = 3 AND h.flags = 0 \
      RETURNING h.job, h.fence, h.lane, h.attempts, h.crashes, h.snoozes, e.started, e.result), \
      put AS (INSERT INTO ended (job, at, fence, node, started, attempts, crashes, snoozes, state, \
      outcome, result) SELECT job, $5::bigint, fence, $6::bigint, started, attempts, crashes, snoozes, 5, 0, \

@@ -75,9 +75,9 @@ pub(super) struct Heartbeat {
 }
 
 const BEAT: &str = "UPDATE nodes SET heartbeat = $2 WHERE id = $1 RETURNING id";
-const PUT_PROGRESS: &str = "UPDATE hot SET progress = u.progress \
+pub(super) const PUT_PROGRESS: &str = "UPDATE hot SET progress = u.progress \
      FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS u(job, fence, progress) \
-     WHERE hot.job = u.job AND hot.fence = u.fence AND hot.state = 3";
+     WHERE hot.job = ANY(ARRAY[u.job]) AND hot.fence = u.fence AND hot.state = 3";
 /// By its index: once a second, whatever rows there are.
 pub(super) const TO_CANCEL: &str = "SELECT h.job, j.created, h.fence FROM (SELECT job, fence \
      FROM hot WHERE node + 0 = $1 AND flags >= 8 OFFSET 0) AS h CROSS JOIN LATERAL \

@@ -5,16 +5,19 @@ use super::PostgresOptions;
 use super::arrivals::ARRIVALS;
 use super::claim::{CLAIM, CLAIM_RANGES, FRONT, FRONT_RANGES};
 use super::finish::FINISH;
-use super::nodes::TO_CANCEL;
+use super::nodes::{PUT_PROGRESS, TO_CANCEL};
 use super::open::{Opened, Server};
 use super::read::{ATTEMPTS, LOGS, SCAN_ALL, SCAN_STATES, VIEWS};
 use super::rows::{LOAD_ENDED, LOAD_HOT};
 use super::upkeep::FORGET;
-use super::write::{ADD_COUNTS, ADD_LOGS, KEEP_ATTEMPTS, LEAVE_ENDED, PUT_EXTRAS, PUT_HOT};
+use super::write::{
+    ADD_COUNTS, ADD_LOGS, DROP_DEADLINES, FREE_UNIQUES, KEEP_ATTEMPTS, LEAVE_ENDED, PUT_EXTRAS,
+    PUT_HOT,
+};
 use crate::conformance::{Durability, PrivateServer};
 
 /// A statement with arguments, and the index its plan must name.
-const STATEMENTS: [(&str, &str, &str); 11] = [
+const STATEMENTS: [(&str, &str, &str); 14] = [
     (CLAIM, "1, 100, 7, 0", "hot_ready"),
     (FRONT, "'{1,2,3}', 100", "hot_ready"),
     (CLAIM_RANGES, "'{1,1}', 100, 7, 0, '{8,9}', '{0,0}', '{9,9}'", "hot_ready"),
@@ -27,6 +30,9 @@ const STATEMENTS: [(&str, &str, &str); 11] = [
         "'{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}','{1}'",
         "hot_pkey",
     ),
+    (PUT_PROGRESS, "'{1,2}', '{1,1}', '{1,1}'", "hot_pkey"),
+    (FREE_UNIQUES, "'{a,b}', '{1,2}'", "uniques_pkey"),
+    (DROP_DEADLINES, "'{1,2}', '{1,2}'", "deadlines_pkey"),
     (TO_CANCEL, "7", "hot_cancel"),
     (ARRIVALS, "100, 0", "arrivals_pkey"),
     (ADD_COUNTS, "1, '{1}', '{0}', '{1}', '{1}'", ""),
@@ -77,6 +83,14 @@ fn check_plans(server: &PrivateServer, before: &str) {
             assert!(!is_scanned, "walks {table}, after {before:?}:\n{plan}");
         }
         assert!(plan.contains(index), "not by {index}, after {before:?}:\n{plan}");
+        let lines: Vec<&str> = plan.lines().collect();
+        let is_walk = |it: &[&str]| {
+            ["using hot_", "using arrivals_", "using uniques_", "using deadlines_"]
+                .iter()
+                .any(|index| it[0].contains(index))
+                && !it[1].contains("Index Cond")
+        };
+        assert!(!lines.windows(2).any(is_walk), "walks an index, after {before:?}:\n{plan}");
         assert!(!plan.contains("hot_leases"), "walks all leases, after {before:?}:\n{plan}");
     }
 }

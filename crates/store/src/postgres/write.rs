@@ -2,6 +2,10 @@
 //!
 //! Statements that are sent together arrive in their order, so rows are taken away before others
 //! take their place.
+//!
+//! Rows of a table are joined by `= ANY(ARRAY[…])`: it allows a look into an index for each, and,
+//! unlike `=`, never suggests to the planner to walk the whole index instead, which a table that was
+//! small at the last ANALYZE would tempt it to.
 
 use taskloom_model::{Fence, State, Time};
 use tokio_postgres::types::ToSql;
@@ -246,7 +250,7 @@ pub(super) const PUT_HOT: &str = "UPDATE hot SET fence = u.fence, at = u.at, nod
      FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], \
      $6::int[], $7::int[], $8::int[], $9::int[], $10::int[], $11::smallint[], $12::smallint[], \
      $13::smallint[]) AS u(job, fence, at, node, started, lane, attempts, crashes, snoozes, \
-     n_unfinished, rank, state, flags) WHERE hot.job = u.job";
+     n_unfinished, rank, state, flags) WHERE hot.job = ANY(ARRAY[u.job])";
 const ADD_ENDED: &str = "INSERT INTO ended (job, at, fence, node, started, attempts, crashes, \
      snoozes, state, outcome, result, error) \
      SELECT job, $1::bigint, fence, node, started, attempts, crashes, snoozes, state, outcome, result, \
@@ -369,20 +373,20 @@ fn add_logs(rows: Vec<LogRow>) -> Write {
     Write::new(ADD_LOGS, params)
 }
 
-const FREE_UNIQUES: &str = "DELETE FROM uniques USING \
+pub(super) const FREE_UNIQUES: &str = "DELETE FROM uniques USING \
      (SELECT * FROM unnest($1::text[], $2::bigint[]) AS v(text, job) ORDER BY text) AS u \
-     WHERE uniques.text = u.text AND uniques.job = u.job";
+     WHERE uniques.text = ANY(ARRAY[u.text]) AND uniques.job = u.job";
 const TAKE_UNIQUES: &str = "INSERT INTO uniques (text, job) \
      SELECT text, job FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u(text, job, place) \
      ORDER BY text, place ON CONFLICT DO NOTHING";
-const DROP_DEADLINES: &str = "DELETE FROM deadlines USING unnest($1::bigint[], $2::bigint[]) \
-     AS u(at, job) WHERE deadlines.at = u.at AND deadlines.job = u.job";
+pub(super) const DROP_DEADLINES: &str = "DELETE FROM deadlines USING unnest($1::bigint[], $2::bigint[]) \
+     AS u(at, job) WHERE deadlines.at = ANY(ARRAY[u.at]) AND deadlines.job = ANY(ARRAY[u.job])";
 const ADD_DEADLINES: &str = "INSERT INTO deadlines (at, job) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[]) ON CONFLICT DO NOTHING";
 const ADD_DEPENDENCIES: &str = "INSERT INTO dependencies (on_job, job) \
      SELECT * FROM unnest($1::bigint[], $2::bigint[])";
 pub(super) const PUT_EXTRAS: &str = "UPDATE jobs SET extra = u.extra \
-     FROM unnest($1::bigint[], $2::text[]) AS u(job, extra) WHERE jobs.job = u.job";
+     FROM unnest($1::bigint[], $2::text[]) AS u(job, extra) WHERE jobs.job = ANY(ARRAY[u.job])";
 pub(super) const ADD_COUNTS: &str = "INSERT INTO counts (lane, part, state, writer, n) \
      SELECT lane, part, state, $1::int, n \
      FROM unnest($2::int[], $3::int[], $4::smallint[], $5::bigint[]) AS u(lane, part, state, n) \
