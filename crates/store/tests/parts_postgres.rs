@@ -285,6 +285,22 @@ async fn a_submit_past_the_end_of_the_last_part_makes_the_next() {
     assert!(place.parts().ends_with("p4 p5"), "{}", place.parts());
 }
 
+/// A job alone is submitted in another way than several.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_comes_alone_is_counted_in_its_part_and_makes_it_when_it_is_missing() {
+    let place = Place::new();
+    let store = place.open();
+    let node = register(&store).await;
+    submit(&store, vec![job()]).await;
+    place.jump(2 * WIDTH - 1);
+    let ids = submit(&store, vec![job()]).await;
+    // The try that found no part had a key too.
+    assert_eq!((ids[0].key(), &*place.parts()), (2 * WIDTH + 1, "elder p0 p1 p2 p3"));
+    check_counts(&store, &[(StateName::Ready, 2)]).await;
+    assert_eq!(end(&store, node, 2, Outcome::Succeeded).await.len(), 2);
+    check_counts(&store, &[(StateName::Succeeded, 2)]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_processes_one_drops_a_part() {
     let place = Place::new();
