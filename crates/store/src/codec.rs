@@ -89,7 +89,7 @@ pub(crate) fn pack(event: PackedEvent, body: &mut Vec<u8>) {
     body.extend_from_slice(&packed[..len]);
 }
 
-/// What [`pack`] puts before and behind the key of the job, for an event whose key is not known yet.
+/// What [`pack`] puts before and behind the key of the job, where that is not known yet.
 #[cfg(feature = "postgres")]
 pub(crate) fn pack_around_key(event: PackedEvent) -> (Vec<u8>, Vec<u8>) {
     let mut kind = Vec::new();

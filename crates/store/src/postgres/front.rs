@@ -2,10 +2,10 @@
 //! might still see can't be removed, and a claim would walk over every job that has run since.
 //!
 //! As long as there are many dead rows, a claim begins where the first ready job stood a moment
-//! ago, or if there was none, at the newest key of that moment. What stands behind that (retried, rescued, promoted, committed late) is found by a sweep:
-//! now and then a claim also looks at a window further back, as wide as it can be for its time.
-//! Such a job may then run some seconds after younger ones of its priority. With few dead rows
-//! every claim looks from the start.
+//! ago, or if there was none, at the newest key of that moment. What stands behind that (retried,
+//! rescued, promoted, committed late) is found by a sweep: now and then a claim also looks at a
+//! window further back, as wide as it can be for its time. Such a job may then run some seconds
+//! after younger ones of its priority. With few dead rows every claim looks from the start.
 //!
 //! # Invariants
 //! - Every ready job is at or behind the front of its lane and rank, or the sweep comes by.
@@ -76,7 +76,8 @@ pub(super) struct Floor {
     whole: Option<(Instant, Duration)>,
 }
 
-/// How often a look begins at the start, if that is quick; else a twentieth of the time goes into it.
+/// How often a look begins at the start, if that is quick; else a twentieth of the time goes into
+/// it.
 const WHOLE_EVERY: Duration = Duration::from_secs(1);
 const WHOLE_SHARE: u32 = 20;
 

@@ -74,8 +74,8 @@ impl Ask for Submit {
 
 /// A plain job, in one round trip. It needs no [`super::tx::LOCK_PARTS`]: of the tables that are
 /// dropped in parts it uses only `jobs`, and waits for that before it writes anything. Parts are of
-/// 2^24 keys. The event is packed as by [`crate::codec::pack`], with the key in six groups of seven bits
-/// whatever it is: `$7` is its kind, `$8` what follows the key.
+/// 2^24 keys. The event is packed as by [`crate::codec::pack`], with the key in six groups of seven
+/// bits whatever it is: `$7` is its kind, `$8` what follows the key.
 pub(super) const ADD_ONE: &str = "WITH \
      new AS MATERIALIZED (SELECT nextval('job_key') AS job), \
      in_jobs AS (INSERT INTO jobs (job, created, lane, policy, rank, args) \
