@@ -191,9 +191,16 @@ fn changes(place: &Place, ids: &[JobId], changed: &[Changed]) -> Result<ExitCode
 }
 
 async fn watch(place: &Place, system: &TaskSystem, ids: Vec<JobId>) -> Result<ExitCode> {
+    tokio::select! {
+        // Interrupts are listened for before anything is told.
+        biased;
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+        code = follow(place, system, ids) => code,
+    }
+}
+
+async fn follow(place: &Place, system: &TaskSystem, ids: Vec<JobId>) -> Result<ExitCode> {
     let store = system.store();
-    // One for the whole watch: a new one each time would miss what comes in between.
-    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut changed = store.notices().changed;
     let mut cursor = store.events(EventCursor::END, 0).await?.next;
     let nodes = store.nodes().await?;
@@ -229,10 +236,7 @@ async fn watch(place: &Place, system: &TaskSystem, ids: Vec<JobId>) -> Result<Ex
         if is_over || read.events.len() == EVENTS_MAX {
             continue;
         }
-        tokio::select! {
-            ended = changed.changed() => ended?,
-            _ = &mut stop => return Ok(ExitCode::from(INTERRUPTED)),
-        }
+        changed.changed().await?;
     }
     Ok(if has_failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }

@@ -1,40 +1,59 @@
 //! `taskloom submit`: one job, durable when the command returns.
 
+use std::cell::OnceCell;
 use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use taskloom::{Error, Invocation, JobError, TaskSystem};
+use taskloom::{Error, Invocation, JobError, JobHandle, TaskSystem};
 
 use super::Place;
 use crate::args::SubmitArgs;
-use crate::exit::{FAILED, Usage};
+use crate::exit::{FAILED, INTERRUPTED, Usage};
 use crate::print;
 
 pub(super) async fn run(place: &Place, args: SubmitArgs) -> Result<ExitCode> {
     let system = TaskSystem::open(&place.store).connect().await?;
     let wait = args.wait;
-    let handle = system.submit(invocation(args)?).await?;
-    if !wait {
-        if place.json {
-            let duplicate = handle.is_duplicate();
-            print::json(&serde_json::json!({"id": handle.id(), "duplicate": duplicate}))?;
-        } else {
-            let note = if handle.is_duplicate() { " (was there already)" } else { "" };
-            print::line(format!("{}{note}", handle.id()))?;
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let id = handle.id();
-    let ended = tokio::select! {
-        ended = handle.into_future() => ended,
+    let invocation = invocation(args)?;
+    let accepted = OnceCell::new();
+    tokio::select! {
+        // Interrupts are listened for before the job can be seen.
+        biased;
         _ = tokio::signal::ctrl_c() => {
-            eprintln!("job {id} goes on without this command; `taskloom jobs watch {id}`");
-            return Ok(ExitCode::from(crate::exit::INTERRUPTED));
+            match accepted.get() {
+                Some(id) => eprintln!(
+                    "job {id} goes on without this command; `taskloom jobs watch {id}`"
+                ),
+                None => eprintln!(
+                    "the store has not answered; `taskloom jobs list` tells whether it has the job"
+                ),
+            }
+            Ok(ExitCode::from(INTERRUPTED))
         }
-    };
-    match ended {
+        code = async {
+            let handle = system.submit(invocation).await?;
+            accepted.set(handle.id()).ok();
+            if wait { told_end(place, handle).await } else { told_id(place, &handle) }
+        } => code,
+    }
+}
+
+fn told_id(place: &Place, handle: &JobHandle<Value>) -> Result<ExitCode> {
+    if place.json {
+        let duplicate = handle.is_duplicate();
+        print::json(&serde_json::json!({"id": handle.id(), "duplicate": duplicate}))?;
+    } else {
+        let note = if handle.is_duplicate() { " (was there already)" } else { "" };
+        print::line(format!("{}{note}", handle.id()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn told_end(place: &Place, handle: JobHandle<Value>) -> Result<ExitCode> {
+    let id = handle.id();
+    match handle.await {
         Ok(result) => {
             print::json(&result)?;
             Ok(ExitCode::SUCCESS)
@@ -51,8 +70,6 @@ pub(super) async fn run(place: &Place, args: SubmitArgs) -> Result<ExitCode> {
         Err(error) => Err(Error::from(error).into()),
     }
 }
-
-use std::future::IntoFuture;
 
 fn invocation(args: SubmitArgs) -> Result<Invocation<Value>> {
     let text = match args.args.as_str() {

@@ -37,7 +37,8 @@ const COMMIT_CALLS_MAX: usize = 4_096;
 const COMMIT_JOBS_MAX: usize = 4_000;
 /// How often a transaction is done, when it is not its fault that it failed.
 const TRIES_MAX: u32 = 5;
-/// How long taking back a failed transaction may take, before its connection is given up.
+/// How long taking back a failed transaction may take, within its deadline, before its connection
+/// is given up.
 const ROLLBACK_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to make a part, with the wait for its lock.
 const MAKE_PARTS_MAX: Duration = Duration::from_secs(10);
@@ -308,8 +309,9 @@ impl Loop {
                 Ok(told) => break Ok(told),
                 Err(error) => error,
             };
-            let is_done_again =
-                self.may_try_again(&error) && tries < TRIES_MAX && Instant::now() < deadline;
+            let is_done_again = self.may_try_again(&error, deadline)
+                && tries < TRIES_MAX
+                && Instant::now() < deadline;
             if !is_done_again {
                 break Err(error);
             }
@@ -346,7 +348,7 @@ impl Loop {
 
     /// Whether nothing of the failed transaction can stand, and another try may succeed. Brings the
     /// connection back to where it can be used, or gives it up.
-    fn may_try_again(&mut self, error: &StoreError) -> bool {
+    fn may_try_again(&mut self, error: &StoreError, deadline: Instant) -> bool {
         let Some(line) = &mut self.line else {
             // It could not even connect; the caller is told, and the next call tries again.
             return false;
@@ -358,7 +360,8 @@ impl Loop {
             self.line = None;
             return false;
         }
-        let rolled_back = in_time(ROLLBACK_MAX, line.driver.drive(line.session.end("ROLLBACK")));
+        let left = deadline.saturating_duration_since(Instant::now()).min(ROLLBACK_MAX);
+        let rolled_back = in_time(left, line.driver.drive(line.session.end("ROLLBACK")));
         if self.runtime.block_on(rolled_back).is_err() {
             self.line = None;
         }
