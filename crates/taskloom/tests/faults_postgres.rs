@@ -250,7 +250,7 @@ async fn work_goes_on_after_the_server_was_read_only() {
 async fn work_goes_on_after_the_server_had_too_few_connections_for_all() {
     let load = load().await;
     load.with_server(|it| it.stop(Stop::Fast)).await;
-    // The two systems want twelve.
+    // Each system wants four, and more to read.
     let few = ["max_connections=1", "superuser_reserved_connections=0", "max_wal_senders=0"];
     let few = few.map(|it| format!("-c {it}")).join(" ");
     load.with_server(move |it| it.start_again_with(&few)).await;

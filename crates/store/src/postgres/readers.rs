@@ -1,4 +1,5 @@
-//! The connections that read: a few threads that take calls from one inbox.
+//! The connections that read: a pool of threads that take calls from one inbox. Each connects when
+//! it has its first.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,8 +18,8 @@ use super::session::{Driver, Session};
 use crate::StoreError;
 use crate::inbox::{Arrived, Inbox};
 
-/// How many connections read.
-const READERS: usize = 2;
+/// How many connections read: a few slow lists do not hold up the rest.
+const READERS: usize = 6;
 /// How many reads may wait; more callers wait for room.
 const READS_MAX: usize = 1_024;
 /// How often an idle reader wakes: only to sleep again.
